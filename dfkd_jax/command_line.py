@@ -1,0 +1,112 @@
+"""Flags, errors and exit statuses that the commands share. Imports no JAX."""
+
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from dfkd_jax.config import did_you_mean
+from dfkd_jax.errors import ConfigError, DfkdError
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a command; what a user can mend is one line and an exit status, no traceback.
+
+    0: done. 1: weights, checkpoint, disk or numbers. 2: flags or config. 3: the student
+    is made but the held-out set could not be had. 130: interrupted.
+    """
+
+    def guarded(argv):
+        logging.set_verbosity(logging.WARNING)  # Libraries tell much else.
+        if len(argv) > 1:
+            return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
+        try:
+            return main(argv)
+        except DfkdError as error:
+            return _fail(error)
+        except KeyboardInterrupt:
+            print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+            return 130
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _fail(error: DfkdError) -> int:
+    print(f"ERROR: {error}", file=sys.stderr)
+    return error.exit_status
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        sys.argv = [_find_config(argument) for argument in _join_config(argv)]
+        return flags.FLAGS(sys.argv)
+    except DfkdError as error:
+        sys.exit(_fail(error))
+    except FileNotFoundError as error:
+        sys.exit(_fail(ConfigError(f"{error.filename}: no such config file.")))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        sys.exit(_fail(ConfigError(_explain(error, argv))))
+
+
+def _join_config(argv):
+    """`--config FILE` as `--config=FILE`, so that one form is left."""
+    joined = []
+    for argument in argv:
+        if joined and re.fullmatch("--?config", joined[-1]):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def config_folder() -> pathlib.Path | None:
+    """Where the configs that come with the project are: beside it, or installed."""
+    beside = pathlib.Path(__file__).resolve().parent.parent / "configs"
+    if (beside / "mnist.py").is_file():
+        return beside
+    spec = importlib.util.find_spec("dfkd_jax.configs")
+    if spec and spec.submodule_search_locations:
+        return pathlib.Path(next(iter(spec.submodule_search_locations)))
+    return None
+
+
+def _find_config(argument):
+    """Falls back from `configs/mnist.py` in this folder to the one that is installed."""
+    match = re.fullmatch(r"(--?config=)([^:]*)(:.*)?", argument)
+    if not match or pathlib.Path(match[2]).is_file():
+        return argument
+    folder = config_folder()
+    known = sorted(
+        f"configs/{path.relative_to(folder)}"
+        for path in (folder.rglob("*.py") if folder else ())
+        if path.name != "__init__.py"
+    )
+    if folder and match[2] in known:
+        return match[1] + str(folder / match[2].removeprefix("configs/")) + (match[3] or "")
+    raise ConfigError(
+        f"--config={match[2]}: no such file here, and none of those that come with "
+        f"dfkd_jax ({', '.join(known)})." + did_you_mean(match[2], known)
+    )
+
+
+def _explain(error, argv):
+    """A flag error in one line that names the flag and what it takes."""
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    for argument in argv:
+        name, _, value = argument.lstrip("-").partition("=")
+        keys = name.split(".")
+        if keys[0] != "config" or len(keys) == 1:
+            continue
+        if suggestion and suggestion[2] in keys:
+            return f'{name} is not a setting. Did you mean "{suggestion[1]}"?'
+        if f"'{keys[-1]}'" in text and "=" not in text:
+            return f"{name} is not a setting: the config file lists what is."
+        if f"--{name}={value}" in text:
+            for clue, kind in (("int()", "a whole number"), ("float", "a number")):
+                if clue in text:
+                    return f"--{name}={value}: must be {kind}."
+    return text

@@ -1,0 +1,495 @@
+"""Settings: what can be set, what it means, and what is refused.
+
+Files in `configs/` start from `default_config()` or `default_teacher_config()` and set
+values; `from_mapping` turns the result into the frozen dataclasses below, once, before
+JAX is imported. Every error names the key and the remedy.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from dfkd_jax.errors import ConfigError
+from dfkd_jax.models import registry
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"config.{key}={value!r} is not possible: {allowed}.")
+
+
+def _each(condition, allowed: str):
+    """A check of several fields of a config at `path`."""
+
+    def check(config: Any, path: str, *keys: str) -> None:
+        for key in keys:
+            value = getattr(config, key)
+            _require(condition(value), f"{path}.{key}" if path else key, value, allowed)
+
+    return check
+
+
+_at_least_one = _each(lambda value: value >= 1, "must be at least 1")
+_above_zero = _each(lambda value: value > 0, "must be above 0")
+_not_negative = _each(lambda value: value >= 0, "must not be negative")
+_probability = _each(lambda value: 0 <= value <= 1, "a probability is from 0 to 1")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"config.{key}={value!r} is not known: choose one of {', '.join(choices)}."
+            + did_you_mean(value, choices)
+        )
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """A sentence that suggests the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """A network and, for a teacher, its trained weights.
+
+    Attributes:
+        network: A name of `models/registry.py`.
+        weights: Teacher only: a name of `teachers/pretrained`, or a `.safetensors` file
+            written by this package.
+    """
+
+    network: str = "lenet5"
+    weights: str = ""
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a network that does not exist."""
+        _one_of(f"{path}.network", self.network, tuple(registry.NETWORKS))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetsConfig:
+    """Where soft labels come from.
+
+    Attributes:
+        distribution: "gaussian" (Wang, 2021) or "dirichlet" (ZSKD).
+        feature_layer: Layer whose pre-activation is modelled (gaussian).
+        sigma: Scale of the covariance (gaussian).
+        scale: Whether sigma is a "variance" or a "std" (gaussian).
+        weights: Correlate "incoming" or "outgoing" weights (gaussian).
+        window: "flatten" or "average" a convolution's window (gaussian).
+        mean: "zero", or the "bias" of the feature layer (gaussian).
+        betas: Scalings of the concentration, drawn evenly (dirichlet).
+    """
+
+    distribution: str = "gaussian"
+    feature_layer: str = "dense_2"
+    sigma: float = 1.5
+    scale: str = "variance"
+    weights: str = "incoming"
+    window: str = "flatten"
+    mean: str = "zero"
+    betas: tuple[float, ...] = (1.0, 0.1)
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        _one_of(f"{path}.distribution", self.distribution, ("gaussian", "dirichlet"))
+        _one_of(f"{path}.scale", self.scale, ("variance", "std"))
+        _one_of(f"{path}.weights", self.weights, ("incoming", "outgoing"))
+        _one_of(f"{path}.window", self.window, ("flatten", "average"))
+        _one_of(f"{path}.mean", self.mean, ("zero", "bias"))
+        _above_zero(self, path, "sigma")
+        _require(
+            bool(self.betas) and min(self.betas) > 0,
+            f"{path}.betas",
+            self.betas,
+            "name at least one, each above 0",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """How pseudo samples are made.
+
+    Attributes:
+        num_images: Size of the transfer set.
+        images_per_device: Images optimised together on one device; also the size of a
+            shard of the transfer set. Images depend on it only through rounding.
+        num_steps: Optimiser steps an image gets.
+        steps_per_call: Steps in one call of the device (an inner `lax.scan`).
+        learning_rate: Adam's, on the parameters of the images.
+        temperature: τ at which the teacher is matched to the soft labels.
+        activation_weight: λ_a, weight of the activation loss.
+        grid_factors: The image is a sum of grids this many times coarser; (1,) means
+            plain pixels.
+        pixel_bounds: "sigmoid" keeps pixels in [0, 1], "none" lets them go anywhere.
+        init_scale: Standard deviation of the noise that images start from.
+        init_offset: Added before the sigmoid; below 0 images start dark.
+        total_variation: Weight of the total variation prior.
+        l2: Weight of the squared norm of the standardised pixels.
+        max_shift: Largest random shift, in pixels, before the teacher looks.
+        checkpoint_seconds: A batch that takes longer than this is checkpointed.
+    """
+
+    num_images: int = 12_800
+    images_per_device: int = 100
+    num_steps: int = 100
+    steps_per_call: int = 50
+    learning_rate: float = 0.1
+    temperature: float = 20.0
+    activation_weight: float = 0.05
+    grid_factors: tuple[int, ...] = (4, 2, 1)
+    pixel_bounds: str = "sigmoid"
+    init_scale: float = 0.3
+    init_offset: float = 0.0
+    total_variation: float = 0.0
+    l2: float = 0.0
+    max_shift: int = 0
+    checkpoint_seconds: float = 60.0
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range or a pair that clashes."""
+        _at_least_one(
+            self, path, "num_images", "images_per_device", "num_steps", "steps_per_call"
+        )
+        _require(
+            self.num_images % self.images_per_device == 0,
+            f"{path}.num_images",
+            self.num_images,
+            f"must be a multiple of {path}.images_per_device={self.images_per_device}",
+        )
+        _require(
+            self.num_steps % self.steps_per_call == 0,
+            f"{path}.num_steps",
+            self.num_steps,
+            f"must be a multiple of {path}.steps_per_call={self.steps_per_call}",
+        )
+        _above_zero(self, path, "learning_rate", "temperature")
+        _not_negative(
+            self,
+            path,
+            "init_scale",
+            "total_variation",
+            "l2",
+            "max_shift",
+            "checkpoint_seconds",
+        )
+        _require(
+            bool(self.grid_factors) and min(self.grid_factors) >= 1,
+            f"{path}.grid_factors",
+            self.grid_factors,
+            "name at least one factor, each at least 1, as in (4, 2, 1)",
+        )
+        _one_of(f"{path}.pixel_bounds", self.pixel_bounds, ("sigmoid", "none"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """How the student learns.
+
+    Attributes:
+        num_steps: Optimiser steps; the student after the last one is the result.
+        batch_size: Pseudo samples in a step, over all devices.
+        learning_rate: AdamW's peak; cosine decay to 0.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        labels: "fresh" asks the teacher about every augmented batch; "stored" uses the
+            soft labels that images were made for (no mixing then).
+        loss: "l1" or "l2" on logits, or "hinton" (tempered cross-entropy).
+        temperature: τ of "hinton" and of stored labels.
+        mixup: Probability of mixup with another pseudo sample.
+        cutmix: Probability of CutMix.
+        shift: Standard deviation of random shifts, in pixels.
+        affine: Standard deviation of the linear map's entries.
+        elastic: Standard deviation of elastic displacements, in pixels.
+        contrast: Standard deviation of the log contrast.
+        brightness: Standard deviation of the brightness.
+        noise: Largest standard deviation of white noise.
+        log_every: Steps between two lines of metrics.
+        checkpoint_every: Steps between two checkpoints.
+    """
+
+    num_steps: int = 10_000
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.0
+    labels: str = "fresh"
+    loss: str = "l1"
+    temperature: float = 20.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    shift: float = 0.0
+    affine: float = 0.0
+    elastic: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    noise: float = 0.0
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range or a pair that clashes."""
+        _at_least_one(
+            self, path, "num_steps", "batch_size", "log_every", "checkpoint_every"
+        )
+        _above_zero(self, path, "learning_rate", "temperature")
+        _require(
+            0 <= self.warmup_steps < self.num_steps,
+            f"{path}.warmup_steps",
+            self.warmup_steps,
+            f"must be from 0 to below {path}.num_steps={self.num_steps}",
+        )
+        _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
+        _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
+        _probability(self, path, "mixup", "cutmix")
+        _require(
+            self.mixup + self.cutmix <= 1,
+            f"{path}.mixup+cutmix",
+            self.mixup + self.cutmix,
+            "together they must not exceed 1",
+        )
+        _not_negative(
+            self,
+            path,
+            "weight_decay",
+            "shift",
+            "affine",
+            "elastic",
+            "contrast",
+            "brightness",
+            "noise",
+        )
+        if self.labels == "stored":
+            _require(
+                self.loss == "hinton",
+                f"{path}.loss",
+                self.loss,
+                f'with {path}.labels="stored" it must be "hinton"',
+            )
+            _require(
+                self.mixup + self.cutmix == 0,
+                f"{path}.mixup+cutmix",
+                self.mixup + self.cutmix,
+                f'mixed samples have no stored label; set {path}.labels="fresh"',
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the real data set is; read by evaluation and teacher training alone.
+
+    Attributes:
+        dataset: A name of `data/datasets.py`.
+        dir: A TFDS data folder; empty for the one in the user's cache.
+        raw_dir: A folder with the original files, used to prepare the data set.
+    """
+
+    dataset: str = "mnist"
+    dir: str = ""
+    raw_dir: str = ""
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for an empty name; `data` knows which names exist."""
+        _require(bool(self.dataset), f"{path}.dataset", self.dataset, "name a data set")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """A student from a teacher's weights alone.
+
+    Attributes:
+        name: Of the experiment, in `results.json` and the default work directory.
+        seed: Of everything random.
+        cpu_devices: Devices that a CPU is divided into; 0 for one a core.
+        teacher: Network and weights.
+        student: Network.
+        targets: Soft labels.
+        synthesis: Pseudo samples.
+        distillation: Student.
+        data: Held-out test set.
+    """
+
+    name: str
+    seed: int = 0
+    cpu_devices: int = 0
+    teacher: NetworkConfig = NetworkConfig(weights="mnist_lenet5")
+    student: NetworkConfig = NetworkConfig(network="lenet5_half")
+    targets: TargetsConfig = TargetsConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    data: DataConfig = DataConfig()
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for values that clash across sections."""
+        del path
+        _validate_run(self)
+        _require(
+            bool(self.teacher.weights),
+            "teacher.weights",
+            self.teacher.weights,
+            "name shipped weights or a .safetensors file",
+        )
+        _one_of(
+            "targets.feature_layer",
+            self.targets.feature_layer,
+            registry.FEATURE_LAYERS[self.teacher.network],
+        )
+        if self.targets.weights == "outgoing":
+            last = registry.FEATURE_LAYERS[self.teacher.network][-1]
+            _require(
+                self.targets.feature_layer != last,
+                "targets.weights",
+                self.targets.weights,
+                f"nothing comes after the last layer {last!r}",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherTrainingConfig:
+    """A teacher trained on real data, with labels.
+
+    Attributes:
+        name: Of the teacher, in `results.json` and the default work directory.
+        seed: Of everything random.
+        cpu_devices: Devices that a CPU is divided into; 0 for one a core.
+        network: A name of `models/registry.py`.
+        num_epochs: Passes over the training part.
+        batch_size: Images in a step, over all devices.
+        learning_rate: AdamW's peak; cosine decay to 0.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        max_shift: Largest random shift, in pixels.
+        log_every: Steps between two lines of metrics.
+        checkpoint_every: Steps between two checkpoints.
+        data: Training and test set.
+    """
+
+    name: str
+    seed: int = 0
+    cpu_devices: int = 0
+    network: str = "lenet5"
+    num_epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-4
+    max_shift: int = 2
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+    data: DataConfig = DataConfig()
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        _validate_run(self)
+        _one_of("network", self.network, tuple(registry.NETWORKS))
+        _at_least_one(
+            self, path, "num_epochs", "batch_size", "log_every", "checkpoint_every"
+        )
+        _above_zero(self, path, "learning_rate")
+        _not_negative(self, path, "warmup_steps", "weight_decay", "max_shift")
+
+
+def _validate_run(config: Any) -> None:
+    _require(
+        config.name.replace("_", "").replace("-", "").isalnum(),
+        "name",
+        config.name,
+        "use letters, digits, - and _",
+    )
+    _require(
+        0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295 (2³² - 1)"
+    )
+    _not_negative(config, "", "cpu_devices")
+
+
+KINDS = {"distillation": ExperimentConfig, "teacher": TeacherTrainingConfig}
+
+
+def default_config() -> ConfigDict:
+    """Every setting of a distillation run at its default, to be changed by a file."""
+    return _config_dict("distillation")
+
+
+def default_teacher_config() -> ConfigDict:
+    """Every setting of teacher training at its default, to be changed by a file."""
+    return _config_dict("teacher")
+
+
+def _config_dict(kind: str) -> ConfigDict:
+    return ConfigDict({"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed")))
+
+
+def unknown_variant(variant: str, known: tuple[str, ...]) -> ConfigError:
+    """The error of a config file that has no such variant."""
+    return ConfigError(
+        f"The config has no variant {variant!r}: choose one of {', '.join(known)}."
+        + did_you_mean(variant, known)
+    )
+
+
+def parse(values: Mapping[str, Any]) -> ExperimentConfig | TeacherTrainingConfig:
+    """The validated config of a mapping with its `kind` beside the settings.
+
+    Raises:
+        ConfigError: Names the first key that is unknown, of the wrong type or
+            impossible, and what is allowed.
+    """
+    values = dict(values)
+    kind = values.pop("kind", None)
+    _one_of("kind", str(kind), tuple(KINDS))
+    return from_mapping(KINDS[kind], values)
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
+    """`cls` with the values of a (nested) mapping, validated."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    prefix = f"{path}." if path else ""
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(
+                f"config.{prefix}{key} is not a setting."
+                + (did_you_mean(key, fields) or f" There are: {', '.join(fields)}.")
+            )
+        arguments[key] = _convert(fields[key].type, value, f"{prefix}{key}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in arguments and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"config.{prefix}{missing[0]} is missing: set it.")
+    result = cls(**arguments)
+    result.validate(path)
+    return result
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"config.{path}={value!r} must be a group of settings.")
+        return from_mapping(kind, value, path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str) and type(value) is kind:
+        if kind is float and not abs(value) < float("inf"):
+            raise ConfigError(f"config.{path}={value!r} must be a finite number.")
+        return value
+    element = {tuple[int, ...]: int, tuple[float, ...]: float}.get(kind)
+    if element and isinstance(value, list | tuple):
+        if all(type(item) in (int, element) for item in value):
+            return tuple(_convert(element, item, path) for item in value)
+    expected = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        tuple[int, ...]: "whole numbers, as in (4, 2, 1)",
+        tuple[float, ...]: "numbers, as in (1.0, 0.1)",
+    }[kind]
+    raise ConfigError(f"config.{path}={value!r} must be {expected}.")

@@ -1,0 +1,106 @@
+"""Random changes of pseudo samples before teacher and student see them.
+
+The teacher labels what comes out, so nothing here needs to keep a class: mixing two
+pseudo samples, above all, shows the student the teacher between its targets.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+def mix(
+    key: PRNGKeyArray,
+    image: Float[Array, "height width channels"],
+    other: Float[Array, "height width channels"],
+    *,
+    mixup: float,
+    cutmix: float,
+) -> Float[Array, "height width channels"]:
+    """Mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), or `image` unchanged.
+
+    Args:
+        key: For one image.
+        image: The sample whose turn it is.
+        other: Another sample of the transfer set.
+        mixup: Probability of a convex combination with a weight from U(0, 1).
+        cutmix: Probability of a rectangle of `other`, its area from U(0, 1).
+    """
+    choice_key, weight_key, centre_key = jax.random.split(key, 3)
+    choice = jax.random.uniform(choice_key)
+    weight = jax.random.uniform(weight_key)
+    height, width, _ = image.shape
+    side = jnp.sqrt(weight)
+    centre = jax.random.uniform(centre_key, (2,))
+    rows = jnp.abs(jnp.arange(height) - centre[0] * height) < side * height / 2
+    columns = jnp.abs(jnp.arange(width) - centre[1] * width) < side * width / 2
+    patch = (rows[:, None] & columns[None, :])[..., None]
+    blend = jnp.where(
+        choice < mixup,
+        weight,
+        jnp.where((choice < mixup + cutmix) & patch, 1.0, 0.0),
+    )
+    return image + blend * (other - image)
+
+
+def warp(
+    key: PRNGKeyArray,
+    image: Float[Array, "height width channels"],
+    *,
+    shift: float,
+    affine: float,
+    elastic: float,
+) -> Float[Array, "height width channels"]:
+    """The image seen through a random smooth map of the plane, borders repeated.
+
+    Args:
+        key: For one image.
+        image: Any image.
+        shift: Standard deviation of the translation, in pixels.
+        affine: Standard deviation of the entries of the linear map minus identity
+            (rotation, scaling and shear together).
+        elastic: Standard deviation, in pixels, of a displacement drawn on a 4×4 grid
+            and interpolated (Simard et al., 2003, with a coarser smoothing).
+    """
+    height, width, _ = image.shape
+    shift_key, affine_key, elastic_key = jax.random.split(key, 3)
+    centre = jnp.array([height - 1, width - 1], image.dtype).reshape(2, 1, 1) / 2
+    plane = jnp.stack(
+        jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    )
+    linear = jnp.eye(2) + affine * jax.random.normal(affine_key, (2, 2))
+    source = jnp.tensordot(linear, plane - centre, axes=1) + centre
+    source += shift * jax.random.normal(shift_key, (2, 1, 1))
+    grid = elastic * jax.random.normal(elastic_key, (2, 4, 4))
+    source += jax.image.resize(grid, (2, height, width), "cubic")
+    return jax.vmap(
+        lambda channel: map_coordinates(channel, list(source), order=1, mode="nearest"),
+        in_axes=-1,
+        out_axes=-1,
+    )(image)
+
+
+def jitter(
+    key: PRNGKeyArray,
+    image: Float[Array, "height width channels"],
+    *,
+    contrast: float,
+    brightness: float,
+    noise: float,
+) -> Float[Array, "height width channels"]:
+    """Random contrast and brightness, then white noise, on the standardised scale.
+
+    Args:
+        key: For one image.
+        image: Any image.
+        contrast: Standard deviation of the logarithm of the factor.
+        brightness: Standard deviation of the offset.
+        noise: The noise's standard deviation is drawn from U(0, noise).
+    """
+    keys = jax.random.split(key, 4)
+    factor = jnp.exp(contrast * jax.random.normal(keys[0]))
+    offset = brightness * jax.random.normal(keys[1])
+    level = noise * jax.random.uniform(keys[2])
+    grain = jax.random.normal(keys[3], image.shape, image.dtype)
+    return image * factor + offset + level * grain

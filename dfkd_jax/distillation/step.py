@@ -1,0 +1,89 @@
+"""A gradient step of the student: stage 4 of Wang (AAAI 2021)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax.training import train_state
+from jaxtyping import Array, Float
+
+from dfkd_jax.distillation import losses
+from dfkd_jax.runtime import parallel, rng
+
+Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
+
+
+class StudentState(train_state.TrainState):
+    """The student under training: step, params, opt_state. Replicated on all devices."""
+
+
+def create_state(*, student: nn.Module, params: Any, optimizer: Any) -> StudentState:
+    """A student that has made no step.
+
+    The step is an int32 array rather than Flax's Python 0, as checkpoints need it.
+    """
+    state = StudentState.create(apply_fn=student.apply, params=params, tx=optimizer)
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def make_step(
+    *,
+    student: nn.Module,
+    teacher: nn.Module,
+    augment: Callable[[Any, Any, Any], Any],
+    loss: Loss,
+    stored_labels_temperature: float | None,
+) -> Callable[..., tuple[StudentState, dict[str, Any]]]:
+    """`step(state, teacher variables, batch, key) -> (state, metrics)`, data-parallel.
+
+    Args:
+        student: Gets gradients.
+        teacher: Asked about every augmented image.
+        augment: `(key, image, other image) -> image`, mapped over the batch.
+        loss: `(student logits, teacher logits)` to one value an image.
+        stored_labels_temperature: If given, the teacher is not asked: `loss` gets
+            τ · log y for the soft labels y of the batch, whose tempered softmax is y.
+
+    The batch holds `images`, `others` (to mix with) and `labels`, each `[batch, …]`.
+    """
+
+    def step(
+        state: StudentState, variables: Any, batch: Mapping[str, Any], key: Any
+    ) -> tuple[StudentState, dict[str, Any]]:
+        place = parallel.global_index(batch["images"].shape[0])
+        keys = rng.per_example(jax.random.fold_in(key, state.step), place)
+        images = jax.vmap(augment)(keys, batch["images"], batch["others"])
+        if stored_labels_temperature is None:
+            teacher_logits = teacher.apply(variables, images)
+        else:
+            teacher_logits = stored_labels_temperature * jnp.log(batch["labels"])
+
+        def mean_loss(params):
+            student_logits = student.apply({"params": params}, images, train=True)
+            return loss(student_logits, teacher_logits).mean(), student_logits
+
+        (value, student_logits), gradients = jax.value_and_grad(
+            mean_loss, has_aux=True
+        )(state.params)
+        agreement = jnp.mean(student_logits.argmax(-1) == teacher_logits.argmax(-1))
+        value, agreement, gradients = parallel.mean((value, agreement, gradients))
+        metrics = {
+            "loss": value,
+            "agreement": agreement,
+            "gradient_norm": optax.global_norm(gradients),
+        }
+        return state.apply_gradients(grads=gradients), metrics
+
+    return step
+
+
+def make_loss(name: str, *, temperature: float) -> Loss:
+    """The distillation loss called "l1", "l2" or "hinton"."""
+    if name == "hinton":
+        return lambda student, teacher: losses.hinton(
+            student, teacher, temperature=temperature
+        )
+    return {"l1": losses.logit_l1, "l2": losses.logit_l2}[name]

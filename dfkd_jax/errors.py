@@ -1,0 +1,34 @@
+"""Errors a user can act on. Everything else that is raised is a bug."""
+
+
+class DfkdError(Exception):
+    """One line that names the culprit (key, file, step) and the way out.
+
+    `main` and `evaluate` print it without a traceback and exit with `exit_status`.
+    """
+
+    exit_status = 1
+
+
+class ConfigError(DfkdError):
+    """A setting is unknown, of the wrong type or impossible."""
+
+    exit_status = 2
+
+
+class DataUnavailableError(DfkdError):
+    """A real data set could not be had; names the ways to get it."""
+
+    exit_status = 3
+
+
+class CheckpointError(DfkdError):
+    """Weights, a checkpoint or a work directory are missing, damaged or foreign."""
+
+
+class StorageError(DfkdError):
+    """The disk is full or a folder cannot be written."""
+
+
+class NonFiniteError(DfkdError):
+    """A loss, image or weight became NaN or infinite."""

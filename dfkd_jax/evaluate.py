@@ -1,0 +1,219 @@
+"""Evaluates a checkpoint on a held-out test set.
+
+    python -m dfkd_jax.evaluate --checkpoint=runs/mnist/seed0 --dataset=mnist
+
+`--checkpoint` is a work directory of `dfkd_jax.main`, its `student.safetensors`, its
+`student/` folder of Orbax checkpoints, or any weights this package wrote. Prints a
+table, and writes the same as JSON with `--output`.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from dfkd_jax import command_line
+from dfkd_jax.errors import CheckpointError, ConfigError
+
+FLAGS = flags.FLAGS
+BATCH_SIZE = 1_000
+SPLITS = ("test", "validation", "train")
+
+
+def evaluate(
+    network: Any,
+    variables: Any,
+    teacher: Any,
+    teacher_variables: Any,
+    *,
+    images: Any,
+    labels: Any,
+    mean: Any,
+    std: Any,
+    class_names: Any,
+) -> dict[str, Any]:
+    """Figures of a network on a labelled set, every example counted once.
+
+    The last batch is padded and the padding masked.
+
+    Args:
+        network: Linen module to evaluate.
+        variables: Its variables.
+        teacher: Linen module to compare with; may be `network` itself.
+        teacher_variables: Its variables.
+        images: `[n, height, width, channels]` uint8.
+        labels: `[n]` integers.
+        mean: Per channel, on the pixel scale 0 to 1.
+        std: Per channel, likewise.
+        class_names: One a class.
+
+    Returns:
+        See `runtime.metrics.summarise`.
+    """
+    import jax
+    import numpy as np
+
+    from dfkd_jax.runtime import metrics, parallel
+
+    def batch_sums(constants, batch):
+        variables, teacher_variables = constants
+        return metrics.sums(
+            network.apply(variables, batch["images"]),
+            teacher.apply(teacher_variables, batch["images"]),
+            batch["labels"],
+            batch["mask"],
+        )
+
+    step = parallel.map_devices(batch_sums)
+    constants = parallel.replicate((variables, teacher_variables))
+    size = -(-BATCH_SIZE // parallel.device_count()) * parallel.device_count()
+    totals = None
+    for start in range(0, len(images), size):
+        pixels = images[start : start + size].astype(np.float32) / 255
+        missing = size - len(pixels)
+        batch = {
+            "images": np.pad((pixels - mean) / std, ((0, missing), *[(0, 0)] * 3)),
+            "labels": np.pad(labels[start : start + size], (0, missing)),
+            "mask": np.pad(np.ones(len(pixels), np.float32), (0, missing)),
+        }
+        batch["images"] = batch["images"].astype(np.float32)
+        added = step(constants, parallel.split(batch))
+        added = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(0), added)
+        totals = added if totals is None else jax.tree.map(np.add, totals, added)
+    return metrics.summarise(totals or {"count": 0}, class_names=class_names)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures of `evaluate` for people."""
+    low, high = figures["accuracy_interval_95"]
+    lines = [
+        f"accuracy                {figures['accuracy']:.2%}"
+        f"  (95 % interval {low:.2%} to {high:.2%}; "
+        f"{figures['num_correct']:,} of {figures['num_examples']:,})",
+        f"negative log-likelihood {figures['nll']:.4f}",
+        f"calibration error       {figures['expected_calibration_error']:.4f}",
+    ]
+    if "agreement_with_teacher" in figures:
+        agreement = figures["agreement_with_teacher"]
+        lines.append(f"agreement with teacher  {agreement:.2%}")
+    lines += ["", f"{'class':<14}{'examples':>9}{'recall':>9}{'precision':>11}"]
+    for row in figures["per_class"]:
+        shares = [
+            "–" if row[key] is None else f"{row[key]:.2%}"
+            for key in ("recall", "precision")
+        ]
+        lines.append(
+            f"{row['class']:<14}{row['count']:>9,}{shares[0]:>9}{shares[1]:>11}"
+        )
+    return "\n".join(lines)
+
+
+def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any]:
+    """Where weights were found, the variables, and their description.
+
+    Raises:
+        CheckpointError: There are none, or they are damaged.
+    """
+    from dfkd_jax.runtime import checkpoints, files, weights
+
+    if not path.exists():
+        raise CheckpointError(f"Checkpoint {path} is not there: check the path.")
+    if path.is_file():
+        return path, *weights.load(path)
+    for name in ("student.safetensors", "teacher.safetensors"):
+        if (path / name).is_file():
+            return path / name, *weights.load(path / name)
+    for workdir in path.parents[:2]:  # A series of checkpoints, or one of them.
+        if (workdir / "run.json").is_file():
+            run = files.read_json(workdir / "run.json")
+            description = weights.Description(**run["description"])
+            return path, checkpoints.load_params(path), description
+    raise CheckpointError(
+        f"{path} holds neither student.safetensors, teacher.safetensors nor checkpoints "
+        "of a run: name a work directory of dfkd_jax.main, or weights that it wrote."
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Loads a checkpoint, evaluates it, prints and writes what came out."""
+    del argv
+    if not FLAGS.checkpoint:
+        raise ConfigError("Name a checkpoint: --checkpoint=runs/mnist/seed0.")
+    if FLAGS.split not in SPLITS:
+        raise ConfigError(f"--split={FLAGS.split} is none of {', '.join(SPLITS)}.")
+
+    import jax
+    import jax.numpy as jnp
+
+    from dfkd_jax.config import NetworkConfig
+    from dfkd_jax.data import datasets, tfds
+    from dfkd_jax.models import registry
+    from dfkd_jax.runtime import files, parallel, progress, weights
+    from dfkd_jax.teachers import weights as teachers
+
+    parallel.configure(cpu_devices=0)
+    path, variables, description = load_checkpoint(pathlib.Path(FLAGS.checkpoint))
+    if description.network not in registry.NETWORKS:
+        raise CheckpointError(f"{path}: network {description.network!r} is not known.")
+    module = registry.create(description.network, num_classes=description.num_classes)
+    expected = jax.eval_shape(
+        module.init, jax.random.key(0), jnp.zeros((1, *description.image_shape))
+    )
+    weights.check_shapes(
+        variables, expected, source=str(path), network=description.network
+    )
+    dataset = FLAGS.dataset or description.dataset
+    spec = datasets.spec(dataset)
+    if (tuple(description.image_shape), description.num_classes) != (
+        spec.image_shape,
+        len(spec.class_names),
+    ):
+        raise CheckpointError(
+            f"{path} classifies {tuple(description.image_shape)} images into "
+            f"{description.num_classes} classes; {dataset} has {spec.image_shape} and "
+            f"{len(spec.class_names)}: name another --dataset."
+        )
+    teacher, teacher_variables = module, variables
+    if FLAGS.teacher:
+        loaded = teachers.load(
+            NetworkConfig(network=FLAGS.teacher_network, weights=FLAGS.teacher)
+        )
+        teacher, teacher_variables = loaded.module, loaded.variables
+    real = tfds.load(
+        dataset,
+        FLAGS.split,
+        data_dir=FLAGS.data_dir,
+        raw_dir=FLAGS.raw_dir,
+        report=progress.say,
+    )
+    figures = evaluate(
+        module,
+        variables,
+        teacher,
+        teacher_variables,
+        images=real.images,
+        labels=real.labels,
+        mean=description.mean,
+        std=description.std,
+        class_names=spec.class_names,
+    )
+    if not FLAGS.teacher:
+        del figures["agreement_with_teacher"]
+    progress.say(f"{path}: {description.network} on {dataset}, {FLAGS.split} split\n")
+    progress.say(table(figures))
+    if FLAGS.output:
+        origin = {"checkpoint": str(path), "dataset": dataset, "split": FLAGS.split}
+        files.write_json(pathlib.Path(FLAGS.output), origin | figures)
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "Work directory, weights or checkpoints.")
+    flags.DEFINE_string("dataset", "", "Default: what the network was made for.")
+    flags.DEFINE_string("split", "test", "test, validation or train.")
+    flags.DEFINE_string("teacher", "", "Weights to count agreement with.")
+    flags.DEFINE_string("teacher_network", "lenet5", "The teacher's network.")
+    flags.DEFINE_string("data_dir", "", "TFDS data folder; default in the user's cache.")
+    flags.DEFINE_string("raw_dir", "", "Folder with the data set's original files.")
+    flags.DEFINE_string("output", "", "Also write the figures to this JSON file.")
+    command_line.run(main)

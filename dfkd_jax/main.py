@@ -1,0 +1,52 @@
+"""Makes a student from a teacher's weights alone, or trains a teacher.
+
+    python -m dfkd_jax.main --config=configs/mnist.py
+    python -m dfkd_jax.main --config=configs/mnist.py:smoke
+    python -m dfkd_jax.main --config=configs/teachers/mnist.py
+
+A variant follows the file after a colon. Any setting can be changed:
+--config.synthesis.num_images=24000 --config.seed=1. The work directory gets the
+student, results.json, metrics.jsonl and pictures. A command that was interrupted goes
+on where it was when it is given again.
+
+Exit status: 0 done; 1 weights, checkpoint, disk or numbers; 2 flags or config; 3 the
+student is made but the held-out test set could not be had (give the command again to
+evaluate only).
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from dfkd_jax import command_line, config
+from dfkd_jax.errors import ConfigError
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> int:
+    """Flags to config to stages; the exit status."""
+    del argv
+    if FLAGS.config is None:
+        raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
+    settings = config.parse(FLAGS.config.to_dict())
+    workdir = pathlib.Path(
+        FLAGS.workdir or f"runs/{settings.name}/seed{settings.seed}"
+    )
+    if isinstance(settings, config.TeacherTrainingConfig):
+        from dfkd_jax.teachers import pipeline
+    else:
+        from dfkd_jax import pipeline
+    return pipeline.run(settings, workdir, command=" ".join(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, with `:variant` if it has any; required."
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Where everything goes; default runs/<name>/seed<seed>."
+    )
+    command_line.run(main)

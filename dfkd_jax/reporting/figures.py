@@ -1,0 +1,123 @@
+"""Pictures of a run. They need the extra `plots` and are left out without it."""
+
+import importlib.util
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dfkd_jax.runtime import files, progress, writers
+
+PER_CLASS = 6
+
+
+def _pyplot() -> Any:
+    if importlib.util.find_spec("matplotlib") is None:
+        progress.warn('No pictures: pip install "dfkd_jax[plots]" for them.')
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: pathlib.Path) -> None:
+    with files.atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def sample_grid(
+    path: pathlib.Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    mean: Any,
+    std: Any,
+    class_names: Any,
+) -> None:
+    """Pseudo samples by likeliest class, each with its soft label as bars below it.
+
+    Args:
+        path: PNG file.
+        images: `[n, height, width, channels]`, standardised.
+        labels: `[n, classes]`.
+        mean: Per channel, to undo the standardisation.
+        std: Per channel, likewise.
+        class_names: One a class; a row each.
+    """
+    pyplot = _pyplot()
+    if pyplot is None:
+        return
+    pixels = np.clip(images * np.asarray(std) + np.asarray(mean), 0, 1)
+    likeliest = labels.argmax(-1)
+    num_classes = len(class_names)
+    figure, axes = pyplot.subplots(
+        2 * num_classes,
+        PER_CLASS,
+        figsize=(1.15 * PER_CLASS + 1.2, 1.62 * num_classes + 0.7),
+        gridspec_kw={"height_ratios": [3, 1] * num_classes},
+        layout="constrained",
+        squeeze=False,
+    )
+    for row, name in enumerate(class_names):
+        members = np.flatnonzero(likeliest == row)[:PER_CLASS]
+        for column in range(PER_CLASS):
+            image_axis, bar_axis = axes[2 * row : 2 * row + 2, column]
+            for axis in (image_axis, bar_axis):
+                axis.set_xticks([])
+                axis.set_yticks([])
+            if column >= len(members):
+                image_axis.axis("off")
+                bar_axis.axis("off")
+                continue
+            member = members[column]
+            image_axis.imshow(
+                pixels[member].squeeze(), cmap="gray", vmin=0, vmax=1, aspect="equal"
+            )
+            colours = ["tab:orange" if k == row else "0.6" for k in range(num_classes)]
+            bar_axis.bar(range(num_classes), labels[member], color=colours)
+            bar_axis.set_ylim(0, 1)
+            if row == num_classes - 1:
+                bar_axis.set_xticks(range(num_classes), range(num_classes), fontsize=5)
+        axes[2 * row, 0].axis("on")
+        axes[2 * row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle("Pseudo samples and the soft labels they were made for")
+    _save(figure, path)
+    pyplot.close(figure)
+
+
+def loss_curves(workdir: pathlib.Path) -> None:
+    """`loss_curves.png` in `workdir` from its `metrics.jsonl`, a panel a stage."""
+    pyplot = _pyplot()
+    if pyplot is None:
+        return
+    panels = (
+        ("synthesis", "cross_entropy", "pseudo samples made", "cross-entropy after"),
+        ("distillation", "loss", "step", "distillation loss"),
+        ("distillation", "agreement", "step", "agreement with teacher"),
+        ("teacher training", "loss", "step", "training loss"),
+        ("teacher training", "accuracy", "step", "training accuracy"),
+    )
+    found = []
+    for stage, metric, x_label, y_label in panels:
+        records = writers.read_scalars(workdir / "metrics.jsonl", stage=stage)
+        if records:
+            values = [record[metric] for record in records.values()]
+            found.append((stage, list(records), values, x_label, y_label))
+    if not found:
+        return
+    figure, axes = pyplot.subplots(
+        1, len(found), figsize=(4.4 * len(found), 3.3), layout="constrained", squeeze=False
+    )
+    for axis, (stage, steps, values, x_label, y_label) in zip(
+        axes[0], found, strict=True
+    ):
+        axis.plot(steps, values, linewidth=1.2)
+        axis.set_title(stage)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.grid(alpha=0.3)
+    _save(figure, workdir / "loss_curves.png")
+    pyplot.close(figure)

@@ -1,0 +1,60 @@
+"""What a run prints at the end."""
+
+import pathlib
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dfkd_jax.runtime import progress
+
+
+def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    """A short table of `results.json`, and where everything is."""
+    teacher, student = results["teacher"], results["student"]
+    gap = teacher["test_accuracy"] - student["test_accuracy"]
+    ratio = teacher["parameters"] / student["parameters"]
+    low, high = student["evaluation"]["accuracy_interval_95"]
+    table = Table(title=f"{results['experiment']}, seed {results['seed']}")
+    table.add_column("")
+    table.add_column("network")
+    table.add_column("parameters", justify="right")
+    table.add_column("test accuracy", justify="right")
+    table.add_row(
+        "teacher",
+        teacher["network"],
+        f"{teacher['parameters']:,}",
+        f"{teacher['test_accuracy']:.2%}",
+    )
+    table.add_row(
+        "student",
+        student["network"],
+        f"{student['parameters']:,}",
+        f"{student['test_accuracy']:.2%}",
+        style="bold",
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    seconds = results["seconds"]
+    agreement = student["evaluation"]["agreement_with_teacher"]
+    progress.say(
+        f"{ratio:.2f} times smaller, {100 * gap:.2f} points below the teacher "
+        f"(95 % interval of the student {low:.2%} to {high:.2%}), "
+        f"agrees with it on {agreement:.2%} of the test set"
+    )
+    stages = ("prepare", "synthesis", "distillation", "evaluation")
+    progress.say(
+        "time: "
+        + ", ".join(
+            f"{stage} {progress.duration(seconds.get(stage, 0.0))}" for stage in stages
+        )
+    )
+    for name in (
+        "results.json",
+        "metrics.jsonl",
+        "student.safetensors",
+        "pseudo_samples.png",
+        "loss_curves.png",
+    ):
+        if (workdir / name).exists():
+            progress.say(f"  {workdir / name}")

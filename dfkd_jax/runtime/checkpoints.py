@@ -1,0 +1,103 @@
+"""Checkpoints of states while they are trained: the only module that says orbax."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from dfkd_jax.errors import CheckpointError, StorageError
+from dfkd_jax.runtime import files
+
+
+@contextlib.contextmanager
+def open_checkpoints(
+    folder: pathlib.Path, *, every_steps: int = 1, keep: int = 2
+) -> Iterator[ocp.training.Checkpointer]:
+    """A series of checkpoints under `folder`, at multiples of `every_steps`.
+
+    Half-written checkpoints of a killed process are removed; the newest `keep` stay.
+
+    Raises:
+        StorageError: The folder cannot be written, or the disk is full.
+    """
+    policies = ocp.training
+    with files.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpointer = policies.Checkpointer(
+            folder.absolute(),
+            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(
+                every_steps
+            ),
+            preservation_policy=policies.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+    with checkpointer:
+        yield checkpointer
+
+
+def save(
+    checkpointer: ocp.training.Checkpointer, step: int, state: Any, *, force: bool = False
+) -> None:
+    """Saves `state` as the checkpoint of `step` and waits until it is on disk.
+
+    Raises:
+        StorageError: It cannot be written; the disk is full, say.
+    """
+    try:
+        checkpointer.save(step, state, force=force)
+    except Exception as error:  # TensorStore reports a full disk as ValueError.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise StorageError(
+            f"Cannot write checkpoint {checkpointer.directory / str(step)} "
+            f"({reason[0][:200]}). Free some disk space; earlier checkpoints are kept "
+            "and the same command goes on from there."
+        ) from error
+
+
+def restore_or(checkpointer: ocp.training.Checkpointer, state: Any) -> Any:
+    """The latest checkpoint in the shapes and shardings of `state`, or `state` itself.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of another network.
+    """
+    latest = checkpointer.latest
+    if latest is None:
+        return state
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        state,
+    )
+    try:
+        return checkpointer.load(latest, abstract_state=abstract)
+    except Exception as error:  # Orbax, TensorStore and JAX raise kinds of their own.
+        path = checkpointer.directory / str(latest.step)
+        raise _not_restored(path, error) from error
+
+
+def load_params(folder: pathlib.Path) -> dict[str, Any]:
+    """`{"params": …}` (NumPy) of one checkpoint, or of the latest in a series.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
+    steps = [path for path in folder.iterdir() if path.name.isdigit()]
+    path = max(steps, key=lambda path: int(path.name)) if steps else folder
+    try:
+        tree = ocp.load(path.absolute())
+        return {"params": jax.tree.map(np.asarray, tree["params"])}
+    except Exception as error:  # As above.
+        raise _not_restored(path, error) from error
+
+
+def _not_restored(path, error):
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return CheckpointError(
+        f"Checkpoint {path} cannot be restored ({reason[0][:200]}). It is damaged or "
+        "of another network: delete that folder to go on from an earlier one."
+    )

@@ -1,0 +1,100 @@
+"""What a person sees while a stage runs: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich import progress
+from rich.console import Console
+
+PLAIN_SECONDS = 15.0  # Between two plain lines.
+
+
+def say(text: str) -> None:
+    """One line for the person who waits."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """One line that should not be missed; on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"WARNING: {text}", markup=False, style="bold yellow"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5_970:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+@contextlib.contextmanager
+def track(
+    description: str, *, total: int, done: int, unit: str
+) -> Iterator[Callable[..., None]]:
+    """Shows how far a stage is, at what rate, and when it will be done.
+
+    Args:
+        description: Of the stage, a word or two.
+        total: Units of work in all.
+        done: Units that an earlier run finished; they do not count towards the rate.
+        unit: What a unit is called, in the plural.
+
+    Yields:
+        `update(done, **values)`, to be called with the units done so far and numbers
+        worth showing.
+    """
+    bar = _bar if sys.stdout.isatty() else _lines
+    with bar(description, total, done, unit) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def _bar(description, total, done, unit):
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn(unit + " {task.fields[values]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("ETA"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, speed_estimate_period=120) as display:
+        task = display.add_task(description, total=total, completed=done, values="")
+        start = time.monotonic()
+
+        def update(now_done: int, **values: float) -> None:
+            rate = (now_done - done) / max(time.monotonic() - start, 1e-9)
+            text = "  ".join([f"{rate:,.0f}/s", *_format(values)])
+            display.update(task, completed=now_done, values=text)
+
+        yield update
+
+
+@contextlib.contextmanager
+def _lines(description, total, done, unit):
+    start = time.monotonic()
+    last = start
+
+    def update(now_done: int, **values: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_SECONDS and now_done < total:
+            return
+        last = now
+        rate = (now_done - done) / max(now - start, 1e-9)
+        left = duration((total - now_done) / rate) if rate else "?"
+        parts = [f"{now_done:,} of {total:,} {unit}", f"{rate:,.0f}/s", *_format(values)]
+        parts.append(f"ETA {left}" if now_done < total else f"took {duration(now - start)}")
+        say(f"  {description}: {', '.join(parts)}")
+
+    yield update
+
+
+def _format(values):
+    return [f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items()]

@@ -1,0 +1,74 @@
+"""Numbers over time: one JSON object a line."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dfkd_jax.runtime.files import storage_errors, write_json
+
+
+class MetricWriter:
+    """Appends records of one stage to a file that all stages share."""
+
+    def __init__(self, path: pathlib.Path, *, stage: str):
+        self._path = path
+        self._stage = stage
+        with storage_errors(path):
+            self._file = open(path, "a")  # noqa: SIM115 - closed by `close`.
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes one record and hands it to the operating system."""
+        record = {"stage": self._stage, "step": int(step)}
+        record |= {name: float(value) for name, value in scalars.items()}
+        with storage_errors(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+@contextlib.contextmanager
+def open_writer(path: pathlib.Path, *, stage: str) -> Iterator[MetricWriter]:
+    """A MetricWriter that is closed at the end."""
+    writer = MetricWriter(path, stage=stage)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def read_scalars(path: pathlib.Path, *, stage: str) -> dict[int, dict[str, float]]:
+    """Records of a stage by step; where a step was repeated, the last one counts.
+
+    A line that a killed process left unfinished is passed over.
+    """
+    records: dict[int, dict[str, float]] = {}
+    if not path.exists():
+        return records
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.pop("stage", None) == stage:
+            records[record.pop("step")] = record
+    return dict(sorted(records.items()))
+
+
+class Stopwatch:
+    """Seconds that each stage took, summed over restarts."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self.seconds: dict[str, float] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self.seconds = json.loads(path.read_text())
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds to a stage and keeps the sum on disk."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        write_json(self._path, self.seconds)

@@ -1,0 +1,178 @@
+"""Makes the transfer set: a batch on every device at a time, a shard a batch."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from dfkd_jax.config import SynthesisConfig
+from dfkd_jax.errors import CheckpointError, NonFiniteError
+from dfkd_jax.runtime import checkpoints, parallel, progress, rng, writers
+from dfkd_jax.synthesis import parameterisation as parameterisations
+from dfkd_jax.synthesis import step as steps
+from dfkd_jax.synthesis.transfer_set import TransferSet
+
+
+def make_parameterisation(
+    config: SynthesisConfig, *, image_shape: Any, mean: Any, std: Any
+) -> parameterisations.Parameterisation:
+    """The parameterisation that `config` asks for."""
+    result = parameterisations.grids(
+        tuple(image_shape), factors=config.grid_factors, init_scale=config.init_scale
+    )
+    if config.pixel_bounds == "sigmoid":
+        result = parameterisations.bounded(
+            result, mean=mean, std=std, offset=config.init_offset
+        )
+    return result
+
+
+def synthesise(
+    config: SynthesisConfig,
+    *,
+    teacher: nn.Module,
+    variables: Any,
+    mean: Any,
+    std: Any,
+    draw_labels: Callable[[Any], Any],
+    transfer_set: TransferSet,
+    seed: int,
+    workdir: pathlib.Path,
+    stopwatch: writers.Stopwatch,
+) -> None:
+    """Makes every shard that `transfer_set` misses.
+
+    Image i depends on (teacher, settings, seed, i) alone: neither on the number of
+    devices nor on when the run was interrupted.
+
+    Args:
+        config: Settings of synthesis.
+        teacher: The teacher's linen module.
+        variables: Its variables.
+        mean: Per channel, of pixels on the scale 0 to 1.
+        std: Per channel, likewise.
+        draw_labels: Keys `[batch]` to soft labels `[batch, classes]`.
+        transfer_set: Where shards go.
+        seed: Root of all keys.
+        workdir: For checkpoints of a batch under way.
+        stopwatch: Gets the seconds of finished rounds.
+
+    Raises:
+        NonFiniteError: A loss or an image became NaN or infinite.
+        StorageError: A shard or checkpoint cannot be written.
+    """
+    manifest = transfer_set.manifest
+    parameterisation = make_parameterisation(
+        config, image_shape=manifest.image_shape, mean=mean, std=std
+    )
+    optimizer = optax.adam(config.learning_rate)
+    init = parallel.map_devices(
+        steps.make_init(parameterisation=parameterisation, optimizer=optimizer)
+    )
+    step = parallel.batch_parallel(
+        steps.make_step(
+            teacher=teacher,
+            parameterisation=parameterisation,
+            optimizer=optimizer,
+            temperature=config.temperature,
+            activation_weight=config.activation_weight,
+            total_variation=config.total_variation,
+            l2=config.l2,
+            max_shift=config.max_shift,
+            num_steps=config.steps_per_call,
+        )
+    )
+    render = parallel.map_devices(lambda _, params: parameterisation.render(params))
+    root = rng.stream(jax.random.key(seed), "synthesis")
+    label_key = rng.stream(root, "labels")
+    draw = jax.jit(lambda index: draw_labels(rng.per_example(label_key, index)))
+    key, variables = parallel.replicate((root, variables))
+
+    def make_round(shards, checkpointer):
+        """Images, soft labels and last metrics of one shard a device."""
+        first_index = np.asarray(shards)[:, None] * manifest.shard_size
+        index = first_index + np.arange(manifest.shard_size)
+        labels = np.asarray(draw(index.reshape(-1)))
+        labels = labels.reshape(*index.shape, -1)
+        batch = parallel.put_split(labels)
+        state = _resume(checkpointer, shards, init(key, parallel.put_split(index)))
+        metrics = {}
+        saved = time.monotonic()
+        for done in range(int(np.asarray(state.step)[0]), config.num_steps, config.steps_per_call):
+            with jax.transfer_guard("disallow"):
+                state, metrics = step(state, variables, batch, key)
+            done += config.steps_per_call
+            metrics = jax.tree.map(np.asarray, metrics)
+            if not np.isfinite(metrics["loss"]).all():
+                raise _non_finite(shards, done, "the loss")
+            overdue = time.monotonic() - saved > config.checkpoint_seconds
+            if overdue and done < config.num_steps:
+                saved = time.monotonic()
+                _save(checkpointer, shards, state)
+        images = np.asarray(render(key, state.params))
+        if not np.isfinite(images).all():
+            raise _non_finite(shards, config.num_steps, "an image")
+        return images, labels, metrics
+
+    missing = transfer_set.missing()
+    devices = parallel.device_count()
+    with (
+        writers.open_writer(workdir / "metrics.jsonl", stage="synthesis") as writer,
+        checkpoints.open_checkpoints(workdir / "synthesis", keep=1) as checkpointer,
+        progress.track(
+            "synthesis",
+            total=manifest.num_images,
+            done=len(transfer_set),
+            unit="images",
+        ) as update,
+    ):
+        for first in range(0, len(missing), devices):
+            start = time.monotonic()
+            shards = missing[first : first + devices]
+            # Where fewer shards than devices are left, the rest repeats the last one.
+            padded = shards + shards[-1:] * (devices - len(shards))
+            images, labels, metrics = make_round(padded, checkpointer)
+            for place, shard in enumerate(shards):
+                transfer_set.add(shard, images[place], labels[place])
+            scalars = {name: value.mean() for name, value in metrics.items()}
+            writer.write_scalars(len(transfer_set), scalars)
+            stopwatch.add("synthesis", time.monotonic() - start)
+            update(len(transfer_set), cross_entropy=scalars["cross_entropy"])
+
+
+def _save(checkpointer, shards, state):
+    latest = checkpointer.latest
+    checkpoints.save(
+        checkpointer,
+        latest.step + 1 if latest else 1,
+        {"shards": parallel.put_split(np.asarray(shards)), "images": state},
+    )
+
+
+def _resume(checkpointer, shards, state):
+    """The checkpoint of a batch under way, if there is one of these very shards."""
+    if checkpointer.latest is None:
+        return state
+    mine = parallel.put_split(np.asarray(shards))
+    try:
+        restored = checkpoints.restore_or(
+            checkpointer, {"shards": mine, "images": state}
+        )
+    except CheckpointError:
+        return state  # Of another number of devices; only this batch's steps are lost.
+    if np.array_equal(np.asarray(restored["shards"]), shards):
+        return restored["images"]
+    return state
+
+
+def _non_finite(shards, step, culprit):
+    return NonFiniteError(
+        f"Synthesis: {culprit} became NaN or infinite at step {step} of shards "
+        f"{sorted(set(shards))}. Finished shards are kept. Lower "
+        "config.synthesis.learning_rate or config.targets.sigma, in a new --workdir."
+    )

@@ -1,0 +1,120 @@
+"""Trains a teacher on real data, evaluates it, and writes its weights and manifest."""
+
+import dataclasses
+import pathlib
+import time
+
+import numpy as np
+
+from dfkd_jax import evaluate as evaluation
+from dfkd_jax.config import TeacherTrainingConfig
+from dfkd_jax.data import datasets, tfds
+from dfkd_jax.errors import ConfigError
+from dfkd_jax.models import registry
+from dfkd_jax.reporting import figures
+from dfkd_jax.runtime import files, parallel, progress, weights, writers
+from dfkd_jax.runtime.workdir import open_workdir, versions
+from dfkd_jax.teachers import train as training
+
+
+def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -> int:
+    """Trains what is not trained yet; the exit status.
+
+    Leaves `teacher.safetensors` and, beside it, its manifest `teacher.json`.
+
+    Raises:
+        DfkdError: Data, disk, numbers or a work directory of another run.
+    """
+    progress.say(f"{config.name}: seed {config.seed}, work directory {workdir}")
+    parallel.configure(cpu_devices=config.cpu_devices)
+    spec = datasets.spec(config.data.dataset)
+    settings = dataclasses.asdict(config)
+    settings["data"] = {"dataset": config.data.dataset}
+    description = weights.Description(
+        network=config.network,
+        num_classes=len(spec.class_names),
+        image_shape=spec.image_shape,
+        mean=spec.mean,
+        std=spec.std,
+        dataset=spec.name,
+    )
+    identity = {"config": settings, "description": dataclasses.asdict(description)}
+    if config.batch_size % parallel.device_count():
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} cannot be split over "
+            f"{parallel.device_count()} devices: make it a multiple."
+        )
+    with open_workdir(workdir, identity):
+        stopwatch = writers.Stopwatch(workdir / "seconds.json")
+        path = workdir / "teacher.safetensors"
+        if path.with_suffix(".json").exists():
+            progress.say(f"Finished before: {path}")
+            return 0
+
+        def load(split):
+            return tfds.load(
+                spec.name,
+                split,
+                data_dir=config.data.dir,
+                raw_dir=config.data.raw_dir,
+                report=progress.say,
+            )
+
+        real = load("train")
+        network = registry.create(config.network, num_classes=description.num_classes)
+        mean, std = np.float32(spec.mean), np.float32(spec.std)
+        progress.say(
+            f"Teacher training: {config.network} for {config.num_epochs} epochs of "
+            f"{len(real.images):,} images, with their labels"
+        )
+        variables = training.train(
+            config,
+            network=network,
+            images=real.images,
+            labels=real.labels,
+            mean=mean,
+            std=std,
+            workdir=workdir,
+            stopwatch=stopwatch,
+        )
+        figures.loss_curves(workdir)
+        weights.save(path, variables, description)
+        started = time.monotonic()
+        found = {}
+        for split in ("validation", "test"):
+            part = load(split)
+            found[split] = evaluation.evaluate(
+                network,
+                variables,
+                network,
+                variables,
+                images=part.images,
+                labels=part.labels,
+                mean=mean,
+                std=std,
+                class_names=spec.class_names,
+            )
+            del found[split]["agreement_with_teacher"]
+        stopwatch.add("evaluation", time.monotonic() - started)
+        manifest = {
+            "experiment": config.name,
+            "seed": config.seed,
+            "data_free": False,
+            "description": dataclasses.asdict(description),
+            "parameters": weights.count(variables),
+            "sha256": weights.digest(variables),
+            "file_sha256": files.sha256(path),
+            "validation_accuracy": found["validation"]["accuracy"],
+            "test_accuracy": found["test"]["accuracy"],
+            "test_evaluation": found["test"],
+            "num_training_images": len(real.images),
+            "seconds": stopwatch.seconds,
+            "command": f"python -m dfkd_jax.main {command}",
+            "machine": parallel.describe(),
+            "versions": versions(),
+            "config": settings,
+        }
+        files.write_json(path.with_suffix(".json"), manifest)
+        progress.say(evaluation.table(found["test"]))
+        progress.say(f"  {path}\n  {path.with_suffix('.json')}")
+    return 0

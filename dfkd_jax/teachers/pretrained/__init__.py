@@ -1,0 +1,1 @@
+"""Trained teachers that come with the package, each with a manifest beside it."""

@@ -1,0 +1,82 @@
+"""Supervised training of a teacher on real data."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dfkd_jax.config import TeacherTrainingConfig
+from dfkd_jax.runtime import feed, parallel, rng, training, writers
+from dfkd_jax.teachers import step as steps
+
+
+def train(
+    config: TeacherTrainingConfig,
+    *,
+    network: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    workdir: pathlib.Path,
+    stopwatch: writers.Stopwatch,
+) -> dict[str, Any]:
+    """The teacher's variables after the last step.
+
+    Args:
+        config: Settings.
+        network: The linen module.
+        images: `[n, height, width, channels]` uint8, the training part.
+        labels: `[n]` classes.
+        mean: Per channel, on the pixel scale 0 to 1.
+        std: Per channel, likewise.
+        workdir: For checkpoints (`teacher/`) and `metrics.jsonl`.
+        stopwatch: Gets the seconds of checkpointed steps.
+    """
+    root = rng.stream(jax.random.key(config.seed), "teacher training")
+    steps_an_epoch = len(images) // config.batch_size
+    num_steps = config.num_epochs * steps_an_epoch
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0 if config.warmup_steps else config.learning_rate,
+        config.learning_rate,
+        config.warmup_steps,
+        num_steps,
+    )
+    params = network.init(
+        rng.stream(root, "weights"), jnp.zeros((1, *images.shape[1:]))
+    )["params"]
+    state = steps.TeacherState.create(
+        apply_fn=network.apply,
+        params=params,
+        tx=optax.adamw(schedule, weight_decay=config.weight_decay),
+    ).replace(step=jnp.zeros((), jnp.int32))
+
+    def read(step):
+        chosen = feed.indices(
+            config.seed,
+            "teacher",
+            num_images=len(images),
+            start=(step - 1) * config.batch_size,
+            count=config.batch_size,
+        )
+        pixels = images[chosen].astype(np.float32) / 255
+        return {"images": (pixels - mean) / std, "labels": labels[chosen]}
+
+    state = training.train(
+        parallel.data_parallel(steps.make_step(max_shift=config.max_shift)),
+        state=state,
+        constants=(),
+        key=rng.stream(root, "augmentation"),
+        read=read,
+        num_steps=num_steps,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        stage="teacher training",
+        folder=workdir / "teacher",
+        workdir=workdir,
+        stopwatch=stopwatch,
+    )
+    return {"params": jax.tree.map(np.asarray, state.params)}
