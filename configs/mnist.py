@@ -1,4 +1,65 @@
+"""MNIST: LeNet-5 to its half, from the weights of the shipped teacher alone.
+
+python -m dfkd_jax.main --config=configs/mnist.py
+"""
+
+from ml_collections import ConfigDict
+
 from dfkd_jax.config import default_config, unknown_variant
-def get_config(variant='default'):
-    c=default_config(); c.name='mnist'
-    return c
+
+VARIANTS = ("default", "smoke")
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The recipe, or a variant of it."""
+    if variant not in VARIANTS:
+        raise unknown_variant(variant, VARIANTS)
+    config = default_config()
+    config.name = "mnist"
+    config.teacher.network = "lenet5"
+    config.teacher.weights = "mnist_lenet5"
+    config.student.network = "lenet5_half"
+    config.data.dataset = "mnist"
+
+    config.targets.feature_layer = "dense_2"
+    config.targets.sigma = 2.0
+
+    synthesis = config.synthesis
+    synthesis.num_images = 12_800
+    synthesis.images_per_device = 100
+    synthesis.num_steps = 100
+    synthesis.steps_per_call = 50
+    synthesis.learning_rate = 0.3
+    synthesis.temperature = 20.0
+    synthesis.activation_weight = 0.05
+    synthesis.grid_factors = (4, 2, 1)
+    synthesis.pixel_bounds = "sigmoid"
+    synthesis.init_scale = 0.3
+    synthesis.total_variation = 1.5e-3
+    synthesis.l2 = 3e-4
+    synthesis.max_shift = 2
+
+    distillation = config.distillation
+    distillation.num_steps = 6_000
+    distillation.batch_size = 128
+    distillation.learning_rate = 4e-3
+    distillation.warmup_steps = 200
+    distillation.loss = "hinton"
+    distillation.temperature = 4.0
+    distillation.mixup = 0.4
+    distillation.cutmix = 0.3
+    distillation.shift = 1.0
+    distillation.affine = 0.3
+    distillation.elastic = 2.0
+    distillation.contrast = 0.1
+    distillation.noise = 0.1
+
+    if variant == "smoke":
+        config.name = "mnist_smoke"
+        synthesis.num_images = 400
+        synthesis.num_steps = 40
+        synthesis.steps_per_call = 20
+        distillation.num_steps = 300
+        distillation.warmup_steps = 30
+        distillation.checkpoint_every = 100
+    return config

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from dfkd_jax.config import did_you_mean
-from dfkd_jax.errors import ConfigError, DfkdError
+from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -85,7 +84,11 @@ def _find_config(argument):
         if path.name != "__init__.py"
     )
     if folder and match[2] in known:
-        return match[1] + str(folder / match[2].removeprefix("configs/")) + (match[3] or "")
+        return (
+            match[1]
+            + str(folder / match[2].removeprefix("configs/"))
+            + (match[3] or "")
+        )
     raise ConfigError(
         f"--config={match[2]}: no such file here, and none of those that come with "
         f"dfkd_jax ({', '.join(known)})." + did_you_mean(match[2], known)

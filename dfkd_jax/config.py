@@ -6,13 +6,12 @@ JAX is imported. Every error names the key and the remedy.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from dfkd_jax.errors import ConfigError
+from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.models import registry
 
 T = TypeVar("T")
@@ -46,12 +45,6 @@ def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
             f"config.{key}={value!r} is not known: choose one of {', '.join(choices)}."
             + did_you_mean(value, choices)
         )
-
-
-def did_you_mean(name: str, known: Any) -> str:
-    """A sentence that suggests the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{close[0]}"?' if close else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
 """Errors a user can act on. Everything else that is raised is a bug."""
 
+import difflib
+from typing import Any
+
 
 class DfkdError(Exception):
     """One line that names the culprit (key, file, step) and the way out.
@@ -32,3 +35,9 @@ class StorageError(DfkdError):
 
 class NonFiniteError(DfkdError):
     """A loss, image or weight became NaN or infinite."""
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """A sentence that suggests the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f' Did you mean "{close[0]}"?' if close else ""

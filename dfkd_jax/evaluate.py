@@ -213,7 +213,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("split", "test", "test, validation or train.")
     flags.DEFINE_string("teacher", "", "Weights to count agreement with.")
     flags.DEFINE_string("teacher_network", "lenet5", "The teacher's network.")
-    flags.DEFINE_string("data_dir", "", "TFDS data folder; default in the user's cache.")
+    flags.DEFINE_string(
+        "data_dir", "", "TFDS data folder; default in the user's cache."
+    )
     flags.DEFINE_string("raw_dir", "", "Folder with the data set's original files.")
     flags.DEFINE_string("output", "", "Also write the figures to this JSON file.")
     command_line.run(main)

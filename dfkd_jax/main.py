@@ -15,13 +15,16 @@ evaluate only).
 """
 
 import pathlib
+import shlex
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from dfkd_jax import command_line, config
-from dfkd_jax.errors import ConfigError
+from dfkd_jax.data import tfds
+from dfkd_jax.errors import ConfigError, DataUnavailableError
+from dfkd_jax.runtime import progress
 
 FLAGS = flags.FLAGS
 
@@ -32,14 +35,25 @@ def main(argv: list[str]) -> int:
     if FLAGS.config is None:
         raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
     settings = config.parse(FLAGS.config.to_dict())
-    workdir = pathlib.Path(
-        FLAGS.workdir or f"runs/{settings.name}/seed{settings.seed}"
+    workdir = pathlib.Path(FLAGS.workdir or f"runs/{settings.name}/seed{settings.seed}")
+    availability = tfds.preflight(
+        settings.data.dataset,
+        data_dir=settings.data.dir,
+        raw_dir=settings.data.raw_dir,
     )
+    command = "python -m dfkd_jax.main " + shlex.join(sys.argv[1:])
     if isinstance(settings, config.TeacherTrainingConfig):
+        if not availability.obtainable:
+            raise DataUnavailableError(availability.message)
         from dfkd_jax.teachers import pipeline
     else:
+        if not availability.obtainable:
+            progress.warn(
+                f"The held-out test set cannot be had: {availability.message} The "
+                "student will be made all the same and the exit status will be 3."
+            )
         from dfkd_jax import pipeline
-    return pipeline.run(settings, workdir, command=" ".join(sys.argv[1:]))
+    return pipeline.run(settings, workdir, command=command)
 
 
 if __name__ == "__main__":

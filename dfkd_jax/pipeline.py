@@ -105,12 +105,14 @@ def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int
             },
             "transfer_set_sha256": transfer_set.digest(),
             "seconds": stopwatch.seconds,
-            "command": f"python -m dfkd_jax.main {command}",
+            "command": command,
             "machine": parallel.describe(),
             "versions": versions(),
             "config": settings,
         }
-        return _evaluate(config, teacher, student, variables, results, workdir, stopwatch)
+        return _evaluate(
+            config, teacher, student, variables, results, workdir, stopwatch
+        )
 
 
 def make_targets(config: ExperimentConfig, teacher: teachers.Teacher) -> Any:

@@ -1,12 +1,11 @@
 """What is known about each data set, and where prepared copies of it lie."""
 
 import dataclasses
-import difflib
 import json
 import os
 import pathlib
 
-from dfkd_jax.errors import ConfigError
+from dfkd_jax.errors import ConfigError, did_you_mean
 
 NUM_VALIDATION = 5_000
 
@@ -131,8 +130,7 @@ NAMES = tuple(_SPECS)
 
 def unknown(kind: str, given: str, known) -> str:
     """The message for a name that is not among `known`."""
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    hint = f' Did you mean "{close[0]}"?' if close else ""
+    hint = did_you_mean(given, known)
     return f'Unknown {kind} "{given}": there are {", ".join(known)}.{hint}'
 
 

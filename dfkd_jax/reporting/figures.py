@@ -109,7 +109,11 @@ def loss_curves(workdir: pathlib.Path) -> None:
     if not found:
         return
     figure, axes = pyplot.subplots(
-        1, len(found), figsize=(4.4 * len(found), 3.3), layout="constrained", squeeze=False
+        1,
+        len(found),
+        figsize=(4.4 * len(found), 3.3),
+        layout="constrained",
+        squeeze=False,
     )
     for axis, (stage, steps, values, x_label, y_label) in zip(
         axes[0], found, strict=True

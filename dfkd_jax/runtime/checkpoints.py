@@ -40,7 +40,11 @@ def open_checkpoints(
 
 
 def save(
-    checkpointer: ocp.training.Checkpointer, step: int, state: Any, *, force: bool = False
+    checkpointer: ocp.training.Checkpointer,
+    step: int,
+    state: Any,
+    *,
+    force: bool = False,
 ) -> None:
     """Saves `state` as the checkpoint of `step` and waits until it is on disk.
 

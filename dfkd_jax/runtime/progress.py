@@ -89,8 +89,14 @@ def _lines(description, total, done, unit):
         last = now
         rate = (now_done - done) / max(now - start, 1e-9)
         left = duration((total - now_done) / rate) if rate else "?"
-        parts = [f"{now_done:,} of {total:,} {unit}", f"{rate:,.0f}/s", *_format(values)]
-        parts.append(f"ETA {left}" if now_done < total else f"took {duration(now - start)}")
+        parts = [
+            f"{now_done:,} of {total:,} {unit}",
+            f"{rate:,.0f}/s",
+            *_format(values),
+        ]
+        parts.append(
+            f"ETA {left}" if now_done < total else f"took {duration(now - start)}"
+        )
         say(f"  {description}: {', '.join(parts)}")
 
     yield update

@@ -46,7 +46,10 @@ def save(path: pathlib.Path, variables: Any, description: Description) -> None:
         name: np.ascontiguousarray(leaf)
         for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
     }
-    metadata = {"format": FORMAT, "description": json.dumps(dataclasses.asdict(description))}
+    metadata = {
+        "format": FORMAT,
+        "description": json.dumps(dataclasses.asdict(description)),
+    }
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -78,7 +81,9 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], Description]:
     try:
         description = Description(**json.loads(metadata["description"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description is damaged ({error}).") from error
+        raise CheckpointError(
+            f"{path}: its description is damaged ({error})."
+        ) from error
     return traverse_util.unflatten_dict(flat, sep="/"), description
 
 
@@ -94,8 +99,12 @@ def check_shapes(variables: Any, expected: Any, *, source: str, network: str) ->
     Raises:
         CheckpointError: Lists missing, extra and misshapen tensors by name.
     """
-    have = {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
-    want = {k: v.shape for k, v in traverse_util.flatten_dict(expected, sep="/").items()}
+    have = {
+        k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()
+    }
+    want = {
+        k: v.shape for k, v in traverse_util.flatten_dict(expected, sep="/").items()
+    }
     problems = [f"{name} is missing" for name in want if name not in have]
     problems += [f"{name} is not part of it" for name in have if name not in want]
     problems += [

@@ -103,7 +103,9 @@ def synthesise(
         state = _resume(checkpointer, shards, init(key, parallel.put_split(index)))
         metrics = {}
         saved = time.monotonic()
-        for done in range(int(np.asarray(state.step)[0]), config.num_steps, config.steps_per_call):
+        for done in range(
+            int(np.asarray(state.step)[0]), config.num_steps, config.steps_per_call
+        ):
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, variables, batch, key)
             done += config.steps_per_call

@@ -109,7 +109,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             "test_evaluation": found["test"],
             "num_training_images": len(real.images),
             "seconds": stopwatch.seconds,
-            "command": f"python -m dfkd_jax.main {command}",
+            "command": command,
             "machine": parallel.describe(),
             "versions": versions(),
             "config": settings,

@@ -23,9 +23,7 @@ def shift(key: Any, image: Any, *, max_shift: int) -> Any:
     return jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
 
 
-def make_step(
-    *, max_shift: int
-) -> Callable[..., tuple[TeacherState, dict[str, Any]]]:
+def make_step(*, max_shift: int) -> Callable[..., tuple[TeacherState, dict[str, Any]]]:
     """`step(state, None, batch, key) -> (state, metrics)`, data-parallel.
 
     The batch holds standardised `images` and integer `labels`.

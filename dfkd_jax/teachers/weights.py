@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dfkd_jax.config import NetworkConfig, did_you_mean
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.config import NetworkConfig
+from dfkd_jax.errors import CheckpointError, did_you_mean
 from dfkd_jax.models import registry
 from dfkd_jax.runtime import files, weights
 
@@ -84,9 +84,7 @@ def load(config: NetworkConfig, **overrides: Any) -> Teacher:
     expected = jax.eval_shape(
         module.init, jax.random.key(0), jnp.zeros((1, *description.image_shape))
     )
-    weights.check_shapes(
-        variables, expected, source=str(path), network=config.network
-    )
+    weights.check_shapes(variables, expected, source=str(path), network=config.network)
     return Teacher(
         module=module,
         variables=variables,
