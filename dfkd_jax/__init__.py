@@ -1,3 +1,3 @@
-"""Data-free knowledge distillation in JAX: a student from the teacher's weights alone."""
+"""Data-free knowledge distillation in JAX: from weights to student."""
 
 __version__ = "0.1.0"

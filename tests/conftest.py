@@ -1,0 +1,20 @@
+"""Four CPU devices, and no silent broadcasting."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+)
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def strict_dtypes():
+    """For the project's own mathematics; optax.adam needs implicit promotion."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
