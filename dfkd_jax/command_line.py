@@ -12,7 +12,7 @@ from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a command; what a user can mend is one line and an exit status, no traceback.
+    """Runs a command; what a user can mend is one line and a status, no traceback.
 
     0: done. 1: weights, checkpoint, disk or numbers. 2: flags or config. 3: the student
     is made but the held-out set could not be had. 130: interrupted.
@@ -73,7 +73,7 @@ def config_folder() -> pathlib.Path | None:
 
 
 def _find_config(argument):
-    """Falls back from `configs/mnist.py` in this folder to the one that is installed."""
+    """Falls back from `configs/mnist.py` in this folder to the installed one."""
     match = re.fullmatch(r"(--?config=)([^:]*)(:.*)?", argument)
     if not match or pathlib.Path(match[2]).is_file():
         return argument

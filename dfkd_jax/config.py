@@ -475,9 +475,12 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"config.{path}={value!r} must be a finite number.")
         return value
     element = {tuple[int, ...]: int, tuple[float, ...]: float}.get(kind)
-    if element and isinstance(value, list | tuple):
-        if all(type(item) in (int, element) for item in value):
-            return tuple(_convert(element, item, path) for item in value)
+    if (
+        element
+        and isinstance(value, list | tuple)
+        and all(type(item) in (int, element) for item in value)
+    ):
+        return tuple(_convert(element, item, path) for item in value)
     expected = {
         int: "a whole number",
         float: "a number",

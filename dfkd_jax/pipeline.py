@@ -152,8 +152,8 @@ def _check_devices(config):
     count = parallel.device_count()
     if config.distillation.batch_size % count:
         raise CheckpointError(
-            f"config.distillation.batch_size={config.distillation.batch_size} cannot be "
-            f"split over {count} devices: make it a multiple, or set "
+            f"config.distillation.batch_size={config.distillation.batch_size} "
+            f"cannot be split over {count} devices: make it a multiple, or set "
             "config.cpu_devices on a CPU."
         )
 
@@ -231,7 +231,8 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         )
     except DataUnavailableError as error:
         progress.warn(
-            f"The student is made ({workdir / 'student.safetensors'}) but not evaluated. "
+            f"The student is made ({workdir / 'student.safetensors'}) but not "
+            "evaluated. "
             f"{error} The same command then does the evaluation only."
         )
         return error.exit_status

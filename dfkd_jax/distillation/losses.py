@@ -11,7 +11,7 @@ def hinton(
     *,
     temperature: float,
 ) -> Float[Array, " batch"]:
-    """Cross-entropy of tempered distributions, times temperature² (Hinton et al., 2015)."""
+    """Tempered cross-entropy, times temperature² (Hinton et al., 2015)."""
     targets = jax.nn.softmax(teacher_logits / temperature)
     log_probs = jax.nn.log_softmax(student_logits / temperature)
     return -(temperature**2) * jnp.sum(targets * log_probs, axis=-1)

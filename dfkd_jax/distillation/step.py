@@ -17,7 +17,7 @@ Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
 
 class StudentState(train_state.TrainState):
-    """The student under training: step, params, opt_state. Replicated on all devices."""
+    """The student under training: step, params, opt_state. Replicated."""
 
 
 def create_state(*, student: nn.Module, params: Any, optimizer: Any) -> StudentState:

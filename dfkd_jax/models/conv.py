@@ -101,8 +101,7 @@ def _blocked(images, kernel, padding, pool):
             matrix = matrix.at[i : i + rows, j : j + columns, :, i, j].set(kernel)
     side = block // pool
     matrix = matrix.reshape(
-        (tiles_y, block, tiles_x, block, num_inputs)
-        + (side, pool, side, pool, num_outputs)
+        (tiles_y, block, tiles_x, block, num_inputs, side, pool, side, pool, -1)
     )
     # Rows: as the patches lie. Columns: place in the pooling window comes first.
     matrix = matrix.transpose(0, 2, 1, 3, 4, 6, 8, 5, 7, 9)

@@ -133,9 +133,9 @@ def mean(tree: Any) -> Any:
 def settle(outputs: Any) -> None:
     """Waits for a step with communication, on a CPU only.
 
-    XLA runs CPU devices on a pool of as many threads. A later step of one device that is
-    queued already can take the thread that an earlier step of another device needs to
-    join an all-reduce, and both wait for ever. GPUs and TPUs queue in order.
+    XLA runs CPU devices on a pool of as many threads. A later step of one device that
+    is queued already can take the thread that an earlier step of another device needs
+    to join an all-reduce, and both wait for ever. GPUs and TPUs queue in order.
     """
     if jax.default_backend() == "cpu":
         jax.block_until_ready(outputs)

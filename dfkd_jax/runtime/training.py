@@ -30,8 +30,8 @@ def train(
     """Runs steps 1 to `num_steps`, from the latest checkpoint on; the last state.
 
     Args:
-        step_fn: `step(state, constants, batch, key) -> (state, metrics)`, data-parallel;
-            metrics are scalars.
+        step_fn: `step(state, constants, batch, key) -> (state, metrics)`,
+            data-parallel; metrics are scalars.
         state: What to start from without a checkpoint; has an int32 `step`.
         constants: What the step reads besides.
         key: Root of the step's randomness; the same in every step.

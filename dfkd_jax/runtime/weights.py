@@ -68,7 +68,8 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], Description]:
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}): fetch or make it again."
+            f"{path} is damaged or no safetensors file ({error}): fetch or make it "
+            "again."
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(

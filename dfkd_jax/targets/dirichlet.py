@@ -24,7 +24,7 @@ def concentrations(kernel: Float[Array, "units classes"]) -> Float[Array, "c c"]
 def soft_labels(
     kernel: Float[Array, "units classes"], *, betas: Sequence[float] = (1.0, 0.1)
 ) -> Callable[[Key[Array, " batch"]], Float[Array, "batch classes"]]:
-    """Draws soft labels: a class, a scaling β, then a sample of Dir(β · row + floor)."""
+    """Draws soft labels: a class, a scaling β, a sample of Dir(β · row + floor)."""
     rows = concentrations(kernel)
     scalings = jnp.asarray(betas, rows.dtype)
 
