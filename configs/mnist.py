@@ -61,5 +61,6 @@ def get_config(variant: str = "default") -> ConfigDict:
         synthesis.steps_per_call = 20
         distillation.num_steps = 300
         distillation.warmup_steps = 30
+        distillation.log_every = 10
         distillation.checkpoint_every = 100
     return config

@@ -130,7 +130,8 @@ def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any]:
             return path, checkpoints.load_params(path), description
     raise CheckpointError(
         f"{path} holds neither student.safetensors, teacher.safetensors nor "
-        "checkpoints of a run: name a work directory of dfkd_jax.main, or weights that it wrote."
+        "checkpoints of a run: name a work directory of dfkd_jax.main, or weights "
+        "that it wrote."
     )
 
 

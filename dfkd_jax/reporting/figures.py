@@ -94,7 +94,8 @@ def loss_curves(workdir: pathlib.Path) -> None:
     if pyplot is None:
         return
     panels = (
-        ("synthesis", "cross_entropy", "pseudo samples made", "cross-entropy after"),
+        ("synthesis, first batch", "cross_entropy", "optimiser step", "cross-entropy"),
+        ("synthesis, first batch", "total_variation", "optimiser step", "variation"),
         ("distillation", "loss", "step", "distillation loss"),
         ("distillation", "agreement", "step", "agreement with teacher"),
         ("teacher training", "loss", "step", "training loss"),

@@ -89,28 +89,33 @@ def synthesise(
     )
     render = parallel.map_devices(lambda _, params: parameterisation.render(params))
     root = rng.stream(jax.random.key(seed), "synthesis")
-    label_key = rng.stream(root, "labels")
-    draw = jax.jit(lambda index: draw_labels(rng.per_example(label_key, index)))
+    draw = parallel.map_devices(
+        lambda key, index: draw_labels(
+            rng.per_example(rng.stream(key, "labels"), index)
+        )
+    )
     key, variables = parallel.replicate((root, variables))
 
     def make_round(shards, checkpointer):
-        """Images, soft labels and last metrics of one shard a device."""
+        """Images, soft labels and metrics of one shard a device.
+
+        Metrics are `[devices, steps]`, of the steps that were made here.
+        """
         first_index = np.asarray(shards)[:, None] * manifest.shard_size
         index = first_index + np.arange(manifest.shard_size)
-        labels = np.asarray(draw(index.reshape(-1)))
-        labels = labels.reshape(*index.shape, -1)
-        batch = parallel.put_split(labels)
-        state = _resume(checkpointer, shards, init(key, parallel.put_split(index)))
-        metrics = {}
+        index = parallel.put_split(index)
+        labels = draw(key, index)
+        state = _resume(checkpointer, shards, init(key, index))
+        history = []
         saved = time.monotonic()
         for done in range(
             int(np.asarray(state.step)[0]), config.num_steps, config.steps_per_call
         ):
             with jax.transfer_guard("disallow"):
-                state, metrics = step(state, variables, batch, key)
+                state, metrics = step(state, variables, labels, key)
             done += config.steps_per_call
-            metrics = jax.tree.map(np.asarray, metrics)
-            if not np.isfinite(metrics["loss"]).all():
+            history.append(jax.tree.map(np.asarray, metrics))
+            if not np.isfinite(history[-1]["loss"]).all():
                 raise _non_finite(shards, done, "the loss")
             overdue = time.monotonic() - saved > config.checkpoint_seconds
             if overdue and done < config.num_steps:
@@ -119,7 +124,8 @@ def synthesise(
         images = np.asarray(render(key, state.params))
         if not np.isfinite(images).all():
             raise _non_finite(shards, config.num_steps, "an image")
-        return images, labels, metrics
+        metrics = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *history)
+        return images, np.asarray(labels), metrics
 
     missing = transfer_set.missing()
     devices = parallel.device_count()
@@ -141,10 +147,25 @@ def synthesise(
             images, labels, metrics = make_round(padded, checkpointer)
             for place, shard in enumerate(shards):
                 transfer_set.add(shard, images[place], labels[place])
-            scalars = {name: value.mean() for name, value in metrics.items()}
+            scalars = {name: value[:, -1].mean() for name, value in metrics.items()}
             writer.write_scalars(len(transfer_set), scalars)
+            if 0 in shards:
+                _write_steps(workdir, config.num_steps, metrics)
             stopwatch.add("synthesis", time.monotonic() - start)
             update(len(transfer_set), cross_entropy=scalars["cross_entropy"])
+
+
+def _write_steps(workdir, num_steps, metrics):
+    """How the first batch came about, optimiser step by optimiser step."""
+    with writers.open_writer(
+        workdir / "metrics.jsonl", stage="synthesis, first batch"
+    ) as writer:
+        made = len(metrics["loss"][0])
+        for place in range(made):
+            writer.write_scalars(
+                num_steps - made + place + 1,
+                {name: value[:, place].mean() for name, value in metrics.items()},
+            )
 
 
 def _save(checkpointer, shards, state):

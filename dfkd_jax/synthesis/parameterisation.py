@@ -72,7 +72,8 @@ def bounded(
         std: Per channel, on the pixel scale.
         offset: Added before the sigmoid: below 0 images start dark.
     """
-    means, stds = np.float32(mean), np.float32(std)
+    means = np.float32(mean).reshape(1, 1, 1, -1)
+    stds = np.float32(std).reshape(1, 1, 1, -1)
 
     def render(params):
         return (jax.nn.sigmoid(inner.render(params) + offset) - means) / stds

@@ -64,7 +64,7 @@ def make_step(
         CE(y, softmax(T(x)/τ)) + λ_a · L_a(x) + priors(x)
 
     and their sum over the batch is minimised, so that images do not influence each
-    other. Metrics are means over the batch after the last step.
+    other. Metrics are means over the batch, `[num_steps]`.
     """
 
     def loss(params, variables, labels, key):
@@ -110,7 +110,6 @@ def make_step(
             )
             return state, metrics
 
-        state, metrics = jax.lax.scan(one_step, state, length=num_steps)
-        return state, {name: values[-1] for name, values in metrics.items()}
+        return jax.lax.scan(one_step, state, length=num_steps)
 
     return step

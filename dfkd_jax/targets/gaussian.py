@@ -65,7 +65,7 @@ def covariance(
 def factor(covariance: Float[Array, "units units"]) -> Float[Array, "units units"]:
     """F with F Fᵀ = Σ. Unlike Cholesky's, it exists for a rank-deficient Σ too."""
     eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
-    return eigenvectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))
+    return eigenvectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
 
 
 def sample(
@@ -75,7 +75,7 @@ def sample(
 ) -> Float[Array, "batch units"]:
     """One draw of N(mean, factor · factorᵀ) per key."""
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape, mean.dtype))(keys)
-    return mean + noise @ factor.T
+    return mean[None, :] + noise @ factor.T
 
 
 def feature_normal(

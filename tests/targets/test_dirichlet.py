@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfkd_jax.targets import dirichlet
+
+KERNEL = jax.random.normal(jax.random.key(0), (20, 5))
+
+
+def test_concentrations_by_hand(strict_dtypes):
+    # Columns (1, 0), (3, 4), (0, 2): cosines 0.6, 0 and 0.8, of which 0 is the lowest.
+    kernel = jnp.array([[1.0, 3.0, 0.0], [0.0, 4.0, 2.0]])
+    expected = [[1, 0.6, 0], [0.6, 1, 0.8], [0, 0.8, 1]]
+    np.testing.assert_allclose(dirichlet.concentrations(kernel), expected, atol=1e-6)
+
+
+def test_concentrations_are_scaled_over_the_whole_matrix(strict_dtypes):
+    # Opposite columns and one between: cosines -1, -0.6 and 0.6 become 0, 0.2 and 0.8.
+    kernel = jnp.array([[1.0, -2.0, 3.0], [0.0, 0.0, 4.0]])
+    expected = [[1, 0, 0.8], [0, 1, 0.2], [0.8, 0.2, 1]]
+    np.testing.assert_allclose(dirichlet.concentrations(kernel), expected, atol=1e-6)
+
+
+def test_concentrations_range_and_invariance():
+    rows = dirichlet.concentrations(KERNEL)
+    assert (rows.min(), rows.max()) == (0, 1)
+    np.testing.assert_array_equal(np.diag(rows), np.ones(5))
+    np.testing.assert_allclose(rows, rows.T, atol=1e-6)
+    np.testing.assert_allclose(dirichlet.concentrations(7 * KERNEL), rows, atol=1e-5)
+
+
+def test_labels_are_distributions_whatever_the_batch():
+    keys = jax.random.split(jax.random.key(1), 50)
+    draw = dirichlet.soft_labels(KERNEL, betas=(1.0, 0.1))
+    labels = draw(keys)
+    assert labels.min() >= 0
+    np.testing.assert_allclose(labels.sum(1), np.ones(50), atol=1e-5)
+    np.testing.assert_allclose(draw(keys[7:9]), labels[7:9], atol=1e-6)
+
+
+@pytest.mark.parametrize("betas", [(1.0,), (1.0, 0.1)])
+def test_mean_label_is_the_mean_of_the_rows(betas):
+    """E[Dir(a)] = a / Σa, and classes are drawn evenly."""
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    labels = dirichlet.soft_labels(KERNEL, betas=betas)(keys)
+    rows = np.asarray(dirichlet.concentrations(KERNEL))
+    expected = (rows / rows.sum(1, keepdims=True)).mean(0)
+    # The standard deviation of an entry is below 0.5: standard errors below 0.004.
+    np.testing.assert_allclose(labels.mean(0), expected, atol=0.018)
+
+
+def test_small_scalings_give_labels_close_to_one_class():
+    keys = jax.random.split(jax.random.key(3), 500)
+    sharpness = [
+        float(dirichlet.soft_labels(KERNEL, betas=(beta,))(keys).max(1).mean())
+        for beta in (0.1, 1.0, 10.0)
+    ]
+    assert sharpness[0] > 0.9 > sharpness[1] > sharpness[2]
