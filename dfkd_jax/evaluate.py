@@ -108,31 +108,60 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any]:
-    """Where weights were found, the variables, and their description.
+def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any, Any]:
+    """Where weights were found, their linen module, the variables, the description.
 
     Raises:
-        CheckpointError: There are none, or they are damaged.
+        CheckpointError: There are none, or they are damaged or of an unknown network.
     """
+    import jax
+    import jax.numpy as jnp
+
+    from dfkd_jax.models import registry
     from dfkd_jax.runtime import checkpoints, files, weights
 
     if not path.exists():
         raise CheckpointError(f"Checkpoint {path} is not there: check the path.")
-    if path.is_file():
-        return path, *weights.load(path)
-    for name in ("student.safetensors", "teacher.safetensors"):
-        if (path / name).is_file():
-            return path / name, *weights.load(path / name)
-    for workdir in path.parents[:2]:  # A series of checkpoints, or one of them.
-        if (workdir / "run.json").is_file():
-            run = files.read_json(workdir / "run.json")
-            description = weights.Description(**run["description"])
-            return path, checkpoints.load_params(path), description
-    raise CheckpointError(
-        f"{path} holds neither student.safetensors, teacher.safetensors nor "
-        "checkpoints of a run: name a work directory of dfkd_jax.main, or weights "
-        "that it wrote."
+    candidates = (path, path / "student.safetensors", path / "teacher.safetensors")
+    file = next((file for file in candidates if file.is_file()), None)
+    run = find_run(path)
+    if file:
+        path = file
+        variables, description = weights.load(path)
+    elif run and path != run.parent:
+        variables = checkpoints.load_params(path)
+        description = weights.Description(**files.read_json(run)["description"])
+    else:
+        raise CheckpointError(
+            f"{path} holds neither student.safetensors, teacher.safetensors nor "
+            "checkpoints of a run: name a work directory of dfkd_jax.main, or weights "
+            "that it wrote."
+        )
+    if description.network not in registry.NETWORKS:
+        raise CheckpointError(f"{path}: network {description.network!r} is not known.")
+    module = registry.create(description.network, num_classes=description.num_classes)
+    expected = jax.eval_shape(
+        module.init, jax.random.key(0), jnp.zeros((1, *description.image_shape))
     )
+    weights.check_shapes(
+        variables, expected, source=str(path), network=description.network
+    )
+    return path, module, variables, description
+
+
+def find_run(path: pathlib.Path) -> pathlib.Path | None:
+    """`run.json` of the work directory that `path` is or lies in."""
+    folders = (path, *path.absolute().parents[:2])
+    return next((f / "run.json" for f in folders if (f / "run.json").is_file()), None)
+
+
+def find_teacher(checkpoint: pathlib.Path) -> str:
+    """The weights that a checkpoint's run distilled from, or nothing."""
+    from dfkd_jax.runtime import files
+
+    run = find_run(checkpoint)
+    settings = files.read_json(run)["config"] if run else {}
+    return settings.get("teacher", {}).get("weights", "")
 
 
 def main(argv: list[str]) -> int:
@@ -143,26 +172,17 @@ def main(argv: list[str]) -> int:
     if FLAGS.split not in SPLITS:
         raise ConfigError(f"--split={FLAGS.split} is none of {', '.join(SPLITS)}.")
 
-    import jax
-    import jax.numpy as jnp
-
-    from dfkd_jax.config import NetworkConfig
     from dfkd_jax.data import datasets, tfds
-    from dfkd_jax.models import registry
-    from dfkd_jax.runtime import files, parallel, progress, weights
+
+    if FLAGS.dataset:
+        datasets.spec(FLAGS.dataset)
+
+    from dfkd_jax.runtime import files, parallel, progress
     from dfkd_jax.teachers import weights as teachers
 
     parallel.configure(cpu_devices=0)
-    path, variables, description = load_checkpoint(pathlib.Path(FLAGS.checkpoint))
-    if description.network not in registry.NETWORKS:
-        raise CheckpointError(f"{path}: network {description.network!r} is not known.")
-    module = registry.create(description.network, num_classes=description.num_classes)
-    expected = jax.eval_shape(
-        module.init, jax.random.key(0), jnp.zeros((1, *description.image_shape))
-    )
-    weights.check_shapes(
-        variables, expected, source=str(path), network=description.network
-    )
+    checkpoint = pathlib.Path(FLAGS.checkpoint)
+    path, module, variables, description = load_checkpoint(checkpoint)
     dataset = FLAGS.dataset or description.dataset
     spec = datasets.spec(dataset)
     if (tuple(description.image_shape), description.num_classes) != (
@@ -174,12 +194,10 @@ def main(argv: list[str]) -> int:
             f"{description.num_classes} classes; {dataset} has {spec.image_shape} and "
             f"{len(spec.class_names)}: name another --dataset."
         )
-    teacher, teacher_variables = module, variables
-    if FLAGS.teacher:
-        loaded = teachers.load(
-            NetworkConfig(network=FLAGS.teacher_network, weights=FLAGS.teacher)
-        )
-        teacher, teacher_variables = loaded.module, loaded.variables
+    teacher = FLAGS.teacher or find_teacher(checkpoint)
+    compared = (path, module, variables)
+    if teacher:
+        compared = load_checkpoint(teachers.find(teacher))[:3]
     real = tfds.load(
         dataset,
         FLAGS.split,
@@ -190,20 +208,26 @@ def main(argv: list[str]) -> int:
     figures = evaluate(
         module,
         variables,
-        teacher,
-        teacher_variables,
+        *compared[1:],
         images=real.images,
         labels=real.labels,
         mean=description.mean,
         std=description.std,
         class_names=spec.class_names,
     )
-    if not FLAGS.teacher:
-        del figures["agreement_with_teacher"]
     progress.say(f"{path}: {description.network} on {dataset}, {FLAGS.split} split\n")
+    if teacher:
+        progress.say(f"compared with the teacher {compared[0]}\n")
+    else:
+        del figures["agreement_with_teacher"]
     progress.say(table(figures))
     if FLAGS.output:
-        origin = {"checkpoint": str(path), "dataset": dataset, "split": FLAGS.split}
+        origin = {
+            "checkpoint": str(path),
+            "teacher": teacher,
+            "dataset": dataset,
+            "split": FLAGS.split,
+        }
         files.write_json(pathlib.Path(FLAGS.output), origin | figures)
     return 0
 
@@ -212,11 +236,13 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "Work directory, weights or checkpoints.")
     flags.DEFINE_string("dataset", "", "Default: what the network was made for.")
     flags.DEFINE_string("split", "test", "test, validation or train.")
-    flags.DEFINE_string("teacher", "", "Weights to count agreement with.")
-    flags.DEFINE_string("teacher_network", "lenet5", "The teacher's network.")
     flags.DEFINE_string(
-        "data_dir", "", "TFDS data folder; default in the user's cache."
+        "teacher",
+        "",
+        "Shipped weights, or a file, to count agreement with; default: the teacher of "
+        "the checkpoint's run.",
     )
+    flags.DEFINE_string("data_dir", "", "TFDS data folder; default in the cache.")
     flags.DEFINE_string("raw_dir", "", "Folder with the data set's original files.")
     flags.DEFINE_string("output", "", "Also write the figures to this JSON file.")
     command_line.run(main)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from dfkd_jax.errors import CheckpointError, StorageError
@@ -93,7 +94,12 @@ def load_params(folder: pathlib.Path) -> dict[str, Any]:
     steps = [path for path in folder.iterdir() if path.name.isdigit()]
     path = max(steps, key=lambda path: int(path.name)) if steps else folder
     try:
-        tree = ocp.load(path.absolute())
+        sharding = SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            ocp.metadata(path.absolute()).metadata,
+        )
+        tree = ocp.load(path.absolute(), abstract_state=abstract)
         return {"params": jax.tree.map(np.asarray, tree["params"])}
     except Exception as error:  # As above.
         raise _not_restored(path, error) from error

@@ -11,25 +11,21 @@ IMPLEMENTATIONS = ("native", "blocked")
 # Image, kernel (HWIO), padding, pooling, and the block that these lead to.
 SHAPES = {
     "LeNet-5, first": ((28, 28), (5, 5, 1, 6), "SAME", 2, 4),
-    "LeNet-5, second": ((14, 14), (5, 5, 6, 16), "VALID", 2, 2),
-    "half, second": ((14, 14), (5, 5, 3, 8), "VALID", 2, 2),
+    "LeNet-5 half, second": ((14, 14), (5, 5, 3, 8), "VALID", 2, 2),
     "no pooling, block 4": ((8, 12), (3, 3, 2, 3), "SAME", 1, 4),
     "no pooling, block 2": ((6, 8), (3, 3, 2, 3), "SAME", 1, 2),
-    "no pooling, block 1": ((7, 9), (3, 5, 2, 3), "SAME", 1, 1),
     "one pixel left": ((5, 5), (5, 5, 2, 3), "VALID", 1, 1),
-    "1×1 kernel": ((6, 4), (1, 1, 3, 2), "VALID", 2, 2),
     "even kernel": ((9, 10), (2, 3, 1, 2), "VALID", 2, 4),
     "dropped row": ((11, 8), (3, 5, 2, 2), "VALID", 2, 4),
     "pool 3": ((9, 9), (3, 3, 1, 2), "SAME", 3, 3),
     "pool 3, dropped row": ((8, 10), (2, 2, 2, 2), "VALID", 3, 3),
-    "pool 4": ((10, 9), (3, 3, 1, 2), "SAME", 4, 4),
 }
 
 
 def random_case(size, kernel_shape):
-    keys = jax.random.split(jax.random.key(0))
-    images = jax.random.normal(keys[0], (3, *size, kernel_shape[2]))
-    return images, jax.random.normal(keys[1], kernel_shape)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(3, *size, kernel_shape[2])).astype(np.float32)
+    return images, random.normal(size=kernel_shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +34,7 @@ def random_case(size, kernel_shape):
 def test_blocked_equals_native(strict_dtypes, size, kernel, padding, pool, block):
     images, kernel = random_case(size, kernel)
 
-    def values_and_gradients(implementation):
+    def values_and_gradients(images, kernel, implementation):
         def weighted(images, kernel):
             outputs = conv_pool(
                 images,
@@ -47,16 +43,18 @@ def test_blocked_equals_native(strict_dtypes, size, kernel, padding, pool, block
                 pool=pool,
                 implementation=implementation,
             )
-            cotangent = jax.random.normal(jax.random.key(1), outputs.shape)
-            return jnp.sum(cotangent * outputs), outputs
+            # Another weight for every output.
+            cotangent = jnp.sin(jnp.arange(outputs.size, dtype=jnp.float32))
+            return jnp.sum(cotangent.reshape(outputs.shape) * outputs), outputs
 
         (_, outputs), gradients = jax.value_and_grad(
             weighted, argnums=(0, 1), has_aux=True
         )(images, kernel)
         return outputs, *gradients
 
-    native = jax.jit(values_and_gradients, static_argnums=0)("native")
-    blocked = jax.jit(values_and_gradients, static_argnums=0)("blocked")
+    compiled = jax.jit(values_and_gradients, static_argnums=2)
+    native = compiled(images, kernel, "native")
+    blocked = compiled(images, kernel, "blocked")
 
     for one, other in zip(native, blocked, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-4)
@@ -96,12 +94,14 @@ def test_three_by_three_by_hand(implementation, kernel, padding, pool, expected)
 
 
 def test_default_on_cpu_is_blocked():
-    images, kernel = random_case((8, 8), (3, 3, 1, 2))
-    arguments = {"padding": "SAME", "pool": 2}
-    np.testing.assert_array_equal(
-        conv_pool(images, kernel, **arguments),
-        conv_pool(images, kernel, implementation="blocked", **arguments),
-    )
+    def program(implementation):
+        return jax.make_jaxpr(
+            lambda images, kernel: conv_pool(
+                images, kernel, padding="SAME", implementation=implementation
+            )
+        )(*random_case((8, 8), (3, 3, 1, 2)))
+
+    assert str(program(None)) == str(program("blocked")) != str(program("native"))
 
 
 def test_layer_equals_flax():
@@ -109,9 +109,14 @@ def test_layer_equals_flax():
     images, kernel = random_case((14, 14), (5, 5, 3, 8))
     params = {"kernel": kernel, "bias": jnp.linspace(-1, 1, 8)}
 
-    ours = layers.ConvPool(8, padding="VALID", pool=2).apply({"params": params}, images)
-    flax = nn.Conv(8, (5, 5), padding="VALID").apply({"params": params}, images)
+    @jax.jit
+    def both(images):
+        ours = layers.ConvPool(8, padding="VALID", pool=2)
+        flax = nn.Conv(8, (5, 5), padding="VALID").apply({"params": params}, images)
+        return (
+            ours.apply({"params": params}, images),
+            nn.max_pool(flax, (2, 2), (2, 2)),
+        )
 
-    np.testing.assert_allclose(
-        ours, nn.max_pool(flax, (2, 2), (2, 2)), rtol=1e-5, atol=1e-4
-    )
+    ours, flax = both(images)
+    np.testing.assert_allclose(ours, flax, rtol=1e-5, atol=1e-4)

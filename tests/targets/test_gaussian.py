@@ -126,7 +126,11 @@ def test_sample_is_shifted_by_the_mean_and_independent_of_the_batch():
 @pytest.fixture(scope="module")
 def teacher():
     network = registry.create("lenet5_half")
-    return network, network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    random = np.random.default_rng(0)
+    return network, jax.tree.map(
+        lambda leaf: jnp.array(random.normal(0, 0.2, leaf.shape), leaf.dtype), shapes
+    )
 
 
 @pytest.mark.parametrize("weights", ["incoming", "outgoing"])
@@ -174,7 +178,7 @@ def test_soft_labels_are_features_through_the_rest_of_the_teacher(teacher):
     noise = np.stack([jax.random.normal(key, (84,)) for key in keys])
     hidden = np.maximum(noise @ np.asarray(normal.factor).T, 0)
     output = variables["params"]["output"]
-    logits = hidden @ np.asarray(output["kernel"]) + output["bias"]
+    logits = hidden @ np.asarray(output["kernel"]) + np.asarray(output["bias"])
     odds = np.exp(logits)
     np.testing.assert_allclose(labels, odds / odds.sum(1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(labels.sum(1), np.ones(5), atol=1e-6)

@@ -1,0 +1,166 @@
+"""A run that is killed and started again is the run that was never interrupted."""
+
+import os
+import random
+import shutil
+import signal
+import time
+
+import command_runner
+import numpy as np
+import pytest
+from tiny_runs import NUM_SHARDS, fingerprint, read_transfer_set, shards
+
+from dfkd_jax.runtime import checkpoints
+
+
+def _numbers(folder):
+    """Steps of the checkpoints in `folder`, in order."""
+    names = os.listdir(folder) if folder.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _run_and_tell_what_is_restored(arguments):
+    """`main`; prints the step of every state that a stage starts from."""
+    restore_or = checkpoints.restore_or
+
+    def spy(checkpointer, state):
+        restored = restore_or(checkpointer, state)
+        found = restored["images"] if isinstance(restored, dict) else restored
+        print("restored step", np.asarray(found.step).max(), flush=True)
+        return restored
+
+    checkpoints.restore_or = spy
+    command_runner.run_module("main", arguments)
+
+
+def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
+    workdir = tmp_path / "run"
+    moments = (
+        lambda: (workdir / "run.json").exists(),
+        lambda: (workdir / "transfer_set" / "images-00000.npy").exists(),
+        lambda: len(shards(workdir)) >= 2,
+        lambda: len(shards(workdir)) == 2 * NUM_SHARDS,
+        lambda: _numbers(workdir / "student"),
+        lambda: max(_numbers(workdir / "student")) >= 10,
+        lambda: (workdir / "student.safetensors").exists(),
+    )
+    made = {}
+    for moment in moments:
+        lab.start(workdir).kill_when(moment)
+        now = shards(workdir)
+        assert made.items() <= now.items()  # Nothing is made twice.
+        made = now
+    student = (workdir / "student.safetensors").stat()
+    lab.finish(workdir)
+    assert shards(workdir) == made
+    assert (workdir / "student.safetensors").stat() == student
+    assert fingerprint(workdir) == fingerprint(finished_workdir)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random(lab, finished_workdir, tmp_path, seed):
+    workdir = tmp_path / "run"
+    delays = random.Random(seed)
+    for _ in range(4):
+        command = lab.start(workdir)
+        time.sleep(delays.uniform(0.3, 3))
+        if not command.running:
+            break
+        command.kill()
+    lab.finish(workdir)
+    assert fingerprint(workdir) == fingerprint(finished_workdir)
+
+
+def test_batch_under_way_goes_on_from_its_checkpoint(lab, finished_workdir, tmp_path):
+    workdir = tmp_path / "run"
+    changes = {"synthesis__checkpoint_seconds": 0}
+    lab.start(workdir, **changes).kill_when(lambda: _numbers(workdir / "synthesis"))
+    finished = len(shards(workdir))
+    assert finished < 2 * NUM_SHARDS
+    arguments = lab.arguments(workdir, **changes)
+    command = lab.runner.call(_run_and_tell_what_is_restored, arguments)
+    assert command.wait() == 3, command.stderr
+    steps = [
+        int(line.split()[-1])
+        for line in command.stdout.splitlines()
+        if line.startswith("restored step")
+    ]
+    assert 0 < steps[0] < 6  # The batch under way; the student starts at 0.
+    assert steps[-1] == 0
+    assert fingerprint(workdir) == fingerprint(finished_workdir)
+
+
+def test_student_goes_on_from_its_checkpoint(lab, workdir_copy, finished_workdir):
+    (workdir_copy / "student.safetensors").unlink()
+    (workdir_copy / "results.json").unlink()
+    shutil.rmtree(workdir_copy / "student" / "20")
+    # What a process that was killed while saving leaves behind.
+    half = workdir_copy / "student" / "20.orbax-checkpoint-tmp"
+    shutil.copytree(workdir_copy / "student" / "15" / "state" / "d", half / "d")
+    arguments = lab.arguments(workdir_copy)
+    command = lab.runner.call(_run_and_tell_what_is_restored, arguments)
+    assert command.wait() == 3, command.stderr
+    assert "restored step 15" in command.stdout
+    assert fingerprint(workdir_copy) == fingerprint(finished_workdir)
+
+
+def test_damaged_shards_are_made_again_and_nothing_else(
+    lab, workdir_copy, finished_workdir
+):
+    (workdir_copy / "student.safetensors").unlink()
+    (workdir_copy / "results.json").unlink()
+    shutil.rmtree(workdir_copy / "student" / "20")
+    flipped = workdir_copy / "transfer_set" / "images-00001.npy"
+    content = bytearray(flipped.read_bytes())
+    content[-5] ^= 1
+    flipped.write_bytes(content)
+    cut = workdir_copy / "transfer_set" / "labels-00002.npy"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    before = shards(workdir_copy)
+    command = lab.finish(workdir_copy)
+    for shard in (1, 2):
+        assert f"Shard {shard} of the transfer set is damaged" in command.stderr
+    assert command.stderr.count("damaged") == 2
+    after = shards(workdir_copy)
+    assert {key for key in before if before[key] != after[key]} == {
+        f"{kind} {shard}" for kind in ("images", "labels") for shard in (1, 2)
+    }
+    assert fingerprint(workdir_copy) == fingerprint(finished_workdir)
+
+
+def test_goes_on_with_another_number_of_devices(lab, finished_workdir, tmp_path):
+    """As when the job is moved; the student's arithmetic then rounds differently."""
+    workdir = tmp_path / "run"
+    changes = {"synthesis__checkpoint_seconds": 0, "cpu_devices": 0}
+    count = "--xla_force_host_platform_device_count="
+    arguments = lab.arguments(workdir, **changes)
+    for devices, moment in (
+        (2, lambda: _numbers(workdir / "synthesis")),
+        (4, lambda: 10 in _numbers(workdir / "student")),
+    ):
+        lab.runner.call(
+            command_runner.run_module, "main", arguments, XLA_FLAGS=count + str(devices)
+        ).kill_when(moment)
+    command = lab.runner.call(
+        command_runner.run_module, "main", arguments, XLA_FLAGS=count + "1"
+    )
+    assert command.wait() == 3, command.stderr
+    for mine, whole in zip(
+        read_transfer_set(workdir), read_transfer_set(finished_workdir), strict=True
+    ):
+        np.testing.assert_allclose(mine, whole, atol=1e-4)
+
+
+def test_interrupted_by_the_user(lab, finished_workdir, tmp_path):
+    workdir = tmp_path / "run"
+    command = lab.start(workdir)
+    while not shards(workdir):
+        assert command.running, command.stderr
+        time.sleep(0.01)
+    os.kill(command.pid, signal.SIGINT)
+    assert command.wait() == 130
+    assert "Interrupted. The same command goes on from here." in command.stderr
+    assert "Traceback" not in command.stderr
+    lab.finish(workdir)
+    assert fingerprint(workdir) == fingerprint(finished_workdir)

@@ -1,0 +1,102 @@
+"""A tiny experiment, run as a user runs it but cut off from data and network."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import command_runner
+import numpy as np
+
+from dfkd_jax.runtime import weights
+
+TINY = {
+    "cpu_devices": 2,
+    "synthesis.num_images": 40,
+    "synthesis.images_per_device": 10,
+    "synthesis.num_steps": 6,
+    "synthesis.steps_per_call": 2,
+    "distillation.num_steps": 20,
+    "distillation.batch_size": 8,
+    "distillation.warmup_steps": 2,
+    "distillation.log_every": 5,
+    "distillation.checkpoint_every": 5,
+}
+NUM_SHARDS = 4
+
+
+class Lab:
+    """Starts tiny experiments and looks into their work directories."""
+
+    def __init__(self, runner: command_runner.Runner, empty: pathlib.Path):
+        self.runner = runner
+        self.empty = empty
+
+    def arguments(self, workdir: pathlib.Path, **changes: Any) -> list[str]:
+        """Of `main`; `synthesis__num_images=…` changes a setting."""
+        changes = {key.replace("__", "."): value for key, value in changes.items()}
+        settings = {"data.dir": self.empty} | TINY | changes
+        return [
+            "--config=configs/mnist.py:smoke",
+            f"--workdir={workdir}",
+            *(f"--config.{key}={value}" for key, value in settings.items()),
+        ]
+
+    def start(self, workdir: pathlib.Path, **changes: Any) -> command_runner.Command:
+        return self.runner.start("main", *self.arguments(workdir, **changes))
+
+    def finish(self, workdir: pathlib.Path, **changes: Any) -> command_runner.Command:
+        """Runs to the end there is without a data set: a student, status 3."""
+        command = self.start(workdir, **changes)
+        status = command.wait()
+        assert status == 3, command.stdout + command.stderr
+        assert (workdir / "student.safetensors").is_file()
+        return command
+
+    def errors(self, *commands: command_runner.Command) -> list[tuple[int, str]]:
+        """Exit statuses and errors; each must be one line without a traceback."""
+        found = []
+        for command in commands:
+            status = command.wait()
+            stderr = command.stderr.splitlines()
+            lines = [line for line in stderr if not line.startswith("WARNING: ")]
+            assert len(lines) == 1, command.stderr
+            assert lines[0].startswith("ERROR: "), command.stderr
+            found.append((status, lines[0]))
+        return found
+
+
+def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
+    """Digests of the student's weights and of every file of the transfer set."""
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((workdir / "transfer_set").glob("*.npy"))
+    }
+    student = weights.load(workdir / "student.safetensors")[0]
+    return found | {"student": weights.digest(student)}
+
+
+def shards(workdir: pathlib.Path) -> dict[str, tuple[int, int]]:
+    """Finished shards' files: inode and time of the last change."""
+    index = workdir / "transfer_set" / "shards.jsonl"
+    lines = index.read_text().splitlines() if index.exists() else []
+    found = {}
+    for line in lines:
+        shard = json.loads(line)["shard"]
+        for kind in ("images", "labels"):
+            status = (workdir / "transfer_set" / f"{kind}-{shard:05d}.npy").stat()
+            found[f"{kind} {shard}"] = (status.st_ino, status.st_mtime_ns)
+    return found
+
+
+def read_transfer_set(workdir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images and soft labels."""
+    return tuple(
+        np.concatenate(
+            [
+                np.load(path)
+                for path in sorted((workdir / "transfer_set").glob(f"{kind}-*.npy"))
+            ]
+        )
+        for kind in ("images", "labels")
+    )
