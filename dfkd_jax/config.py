@@ -36,7 +36,7 @@ def _each(condition, allowed: str):
 _at_least_one = _each(lambda value: value >= 1, "must be at least 1")
 _above_zero = _each(lambda value: value > 0, "must be above 0")
 _not_negative = _each(lambda value: value >= 0, "must not be negative")
-_probability = _each(lambda value: 0 <= value <= 1, "a probability is from 0 to 1")
+_probability = _each(lambda value: 0 <= value <= 1, "must be from 0 to 1")
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -33,7 +33,11 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
         mix_key, warp_key, jitter_key = jax.random.split(key, 3)
         if config.mixup or config.cutmix:
             image = augmentations.mix(
-                mix_key, image, other, mixup=config.mixup, cutmix=config.cutmix
+                mix_key,
+                image,
+                other,
+                mixup=config.mixup,
+                cutmix=config.cutmix,
             )
         if config.shift or config.affine or config.elastic:
             image = augmentations.warp(

@@ -73,7 +73,7 @@ def make_step(
         metrics = {
             "loss": value,
             "agreement": agreement,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
         }
         return state.apply_gradients(grads=gradients), metrics
 

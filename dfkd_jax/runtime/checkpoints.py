@@ -96,7 +96,9 @@ def load_params(folder: pathlib.Path) -> dict[str, Any]:
     try:
         sharding = SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
             ocp.metadata(path.absolute()).metadata,
         )
         tree = ocp.load(path.absolute(), abstract_state=abstract)

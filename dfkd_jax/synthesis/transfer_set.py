@@ -129,6 +129,7 @@ class TransferSet:
                 file.flush()
                 os.fsync(file.fileno())
         self._shards[shard] = record
+        self._maps.pop(shard, None)  # Of the file that was replaced.
 
     def verify(self) -> list[int]:
         """Compares every shard with its checksums and forgets damaged ones.

@@ -53,7 +53,7 @@ def make_step(*, max_shift: int) -> Callable[..., tuple[TeacherState, dict[str, 
         metrics = {
             "loss": loss,
             "accuracy": accuracy,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
         }
         return state.apply_gradients(grads=gradients), metrics
 

@@ -4,8 +4,11 @@ import os
 import shutil
 
 import command_runner
+import prepared_set
 import pytest
 from tiny_runs import Lab
+
+from dfkd_jax.data import prepare, tfds
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +31,18 @@ def lab(tmp_path_factory):
         "HTTP_PROXY": closed,
         "HTTPS_PROXY": closed,
         "ALL_PROXY": closed,
+        # Compiles in half the time.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true",
         "JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     runner = command_runner.Runner(environment, root / "commands")
     with pytest.MonkeyPatch.context() as patch:
         # JAX reads its variables when it is imported: when the server starts.
-        for key in environment.keys() - os.environ.keys() | {"PYTHONPATH"}:
-            patch.setenv(key, environment[key])
+        for key in environment:
+            if key.startswith(("PYTHON", "JAX_")):
+                patch.setenv(key, environment[key])
         assert runner.call(str).wait() == 0
     return Lab(runner, root / "empty")
 
@@ -52,3 +59,13 @@ def finished_workdir(lab, tmp_path_factory):
 def workdir_copy(finished_workdir, tmp_path):
     """A copy of the finished run, to be changed."""
     return shutil.copytree(finished_workdir, tmp_path / "run", symlinks=True)
+
+
+@pytest.fixture(scope="session")
+def prepared_data(tmp_path_factory):
+    """A data folder with a set that passes for MNIST; skips without its readers."""
+    if missing := prepare.missing_packages(tfds.READING_PACKAGES["array_record"]):
+        pytest.skip(f"{', '.join(missing)} not installed")
+    folder = tmp_path_factory.mktemp("tfds")
+    prepared_set.write(folder)
+    return folder

@@ -9,15 +9,9 @@ import time
 import command_runner
 import numpy as np
 import pytest
-from tiny_runs import NUM_SHARDS, fingerprint, read_transfer_set, shards
+from tiny_runs import NUM_SHARDS, checkpoint_steps, fingerprint, identity, shards
 
 from dfkd_jax.runtime import checkpoints
-
-
-def _numbers(folder):
-    """Steps of the checkpoints in `folder`, in order."""
-    names = os.listdir(folder) if folder.is_dir() else ()
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _run_and_tell_what_is_restored(arguments):
@@ -41,8 +35,8 @@ def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
         lambda: (workdir / "transfer_set" / "images-00000.npy").exists(),
         lambda: len(shards(workdir)) >= 2,
         lambda: len(shards(workdir)) == 2 * NUM_SHARDS,
-        lambda: _numbers(workdir / "student"),
-        lambda: max(_numbers(workdir / "student")) >= 10,
+        lambda: checkpoint_steps(workdir / "student"),
+        lambda: max(checkpoint_steps(workdir / "student")) >= 10,
         lambda: (workdir / "student.safetensors").exists(),
     )
     made = {}
@@ -51,10 +45,10 @@ def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
         now = shards(workdir)
         assert made.items() <= now.items()  # Nothing is made twice.
         made = now
-    student = (workdir / "student.safetensors").stat()
+    student = identity(workdir / "student.safetensors")
     lab.finish(workdir)
     assert shards(workdir) == made
-    assert (workdir / "student.safetensors").stat() == student
+    assert identity(workdir / "student.safetensors") == student
     assert fingerprint(workdir) == fingerprint(finished_workdir)
 
 
@@ -75,7 +69,9 @@ def test_killed_at_random(lab, finished_workdir, tmp_path, seed):
 def test_batch_under_way_goes_on_from_its_checkpoint(lab, finished_workdir, tmp_path):
     workdir = tmp_path / "run"
     changes = {"synthesis__checkpoint_seconds": 0}
-    lab.start(workdir, **changes).kill_when(lambda: _numbers(workdir / "synthesis"))
+    lab.start(workdir, **changes).kill_when(
+        lambda: checkpoint_steps(workdir / "synthesis")
+    )
     finished = len(shards(workdir))
     assert finished < 2 * NUM_SHARDS
     arguments = lab.arguments(workdir, **changes)
@@ -121,35 +117,12 @@ def test_damaged_shards_are_made_again_and_nothing_else(
     command = lab.finish(workdir_copy)
     for shard in (1, 2):
         assert f"Shard {shard} of the transfer set is damaged" in command.stderr
-    assert command.stderr.count("damaged") == 2
+    assert command.stderr.count("is damaged") == 2
     after = shards(workdir_copy)
     assert {key for key in before if before[key] != after[key]} == {
         f"{kind} {shard}" for kind in ("images", "labels") for shard in (1, 2)
     }
     assert fingerprint(workdir_copy) == fingerprint(finished_workdir)
-
-
-def test_goes_on_with_another_number_of_devices(lab, finished_workdir, tmp_path):
-    """As when the job is moved; the student's arithmetic then rounds differently."""
-    workdir = tmp_path / "run"
-    changes = {"synthesis__checkpoint_seconds": 0, "cpu_devices": 0}
-    count = "--xla_force_host_platform_device_count="
-    arguments = lab.arguments(workdir, **changes)
-    for devices, moment in (
-        (2, lambda: _numbers(workdir / "synthesis")),
-        (4, lambda: 10 in _numbers(workdir / "student")),
-    ):
-        lab.runner.call(
-            command_runner.run_module, "main", arguments, XLA_FLAGS=count + str(devices)
-        ).kill_when(moment)
-    command = lab.runner.call(
-        command_runner.run_module, "main", arguments, XLA_FLAGS=count + "1"
-    )
-    assert command.wait() == 3, command.stderr
-    for mine, whole in zip(
-        read_transfer_set(workdir), read_transfer_set(finished_workdir), strict=True
-    ):
-        np.testing.assert_allclose(mine, whole, atol=1e-4)
 
 
 def test_interrupted_by_the_user(lab, finished_workdir, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -76,16 +77,28 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
     return found | {"student": weights.digest(student)}
 
 
+def identity(path: pathlib.Path) -> tuple[int, int]:
+    """Inode and time of the last change: other once a file is written again."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def checkpoint_steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints in `folder`, in order."""
+    names = os.listdir(folder) if folder.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def shards(workdir: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """Finished shards' files: inode and time of the last change."""
+    """Files of finished shards with their `identity`."""
     index = workdir / "transfer_set" / "shards.jsonl"
     lines = index.read_text().splitlines() if index.exists() else []
     found = {}
     for line in lines:
         shard = json.loads(line)["shard"]
         for kind in ("images", "labels"):
-            status = (workdir / "transfer_set" / f"{kind}-{shard:05d}.npy").stat()
-            found[f"{kind} {shard}"] = (status.st_ino, status.st_mtime_ns)
+            path = workdir / "transfer_set" / f"{kind}-{shard:05d}.npy"
+            found[f"{kind} {shard}"] = identity(path)
     return found
 
 

@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dfkd_jax.distillation import losses, step
+
+STUDENT = 3 * jax.random.normal(jax.random.key(0), (4, 5))
+TEACHER = 3 * jax.random.normal(jax.random.key(1), (4, 5))
+LOSSES = {
+    name: step.make_loss(name, temperature=2.5) for name in ("hinton", "l1", "l2")
+}
+
+
+def test_hinton_by_hand(strict_dtypes):
+    # At τ = 2: the teacher says (1/4, 3/4), the student (1/2, 1/2) and the same.
+    teacher = 2 * jnp.log(jnp.array([[1.0, 3.0], [1.0, 3.0]]))
+    student = 2 * jnp.log(jnp.array([[1.0, 1.0], [1.0, 3.0]]))
+    entropy = 0.25 * np.log(4) + 0.75 * np.log(4 / 3)
+    result = losses.hinton(student, teacher, temperature=2.0)
+    np.testing.assert_allclose(result, [4 * np.log(2), 4 * entropy], rtol=1e-6)
+
+
+def test_logit_distances_by_hand(strict_dtypes):
+    student = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    teacher = jnp.array([[1.0, 0.0, 7.0], [0.0, 0.0, 3.0]])
+    np.testing.assert_allclose(losses.logit_l1(student, teacher), [2, 1])
+    np.testing.assert_allclose(losses.logit_l2(student, teacher), [20 / 3, 3])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients(name):
+    check_grads(
+        lambda student: LOSSES[name](student, TEACHER),
+        (STUDENT,),
+        order=1,
+        modes=["rev"],
+        atol=3e-2,
+        rtol=2e-2,
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_hinton_gradient_in_closed_form(strict_dtypes, temperature):
+    gradient = jax.grad(
+        lambda s: losses.hinton(s, TEACHER, temperature=temperature).sum()
+    )(STUDENT)
+    odds = [np.exp(np.asarray(x) / temperature) for x in (STUDENT, TEACHER)]
+    student, teacher = (x / x.sum(1, keepdims=True) for x in odds)
+    np.testing.assert_allclose(gradient, temperature * (student - teacher), atol=1e-5)
+
+
+def test_hinton_at_large_temperature_is_l2_of_centred_logits(strict_dtypes):
+    """Its gradient tends to (s - t) / classes, both centred (Hinton et al., 2015)."""
+    gradient = jax.grad(lambda s: losses.hinton(s, TEACHER, temperature=1e3).sum())(
+        STUDENT
+    )
+    difference = np.asarray(STUDENT - TEACHER)
+    difference = difference - difference.mean(1, keepdims=True)
+    np.testing.assert_allclose(gradient, difference / 5, atol=0.02)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_ignores_a_shift_of_all_logits(name):
+    shift = jnp.array([[1.0], [-2.0], [3.0], [0.0]])
+    value = LOSSES[name](STUDENT, TEACHER)
+    np.testing.assert_allclose(
+        LOSSES[name](STUDENT + shift, TEACHER + shift), value, rtol=1e-4
+    )
+    if name == "hinton":  # It compares distributions, so one side may be shifted.
+        np.testing.assert_allclose(
+            LOSSES[name](STUDENT + shift, TEACHER), value, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_nothing_beats_the_teacher(name):
+    best = LOSSES[name](TEACHER, TEACHER)
+    assert (LOSSES[name](STUDENT, TEACHER) > best).all()

@@ -1,0 +1,160 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from dfkd_jax.distillation import step as steps
+from dfkd_jax.runtime import parallel
+
+RATE, TEMPERATURE, BATCH = 0.1, 2.0, 8
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.dirichlet(np.ones(3), BATCH).astype(np.float32)
+BATCH_OF_EIGHT = {
+    "images": RANDOM.normal(size=(BATCH, 2, 2, 1)).astype(np.float32),
+    "others": RANDOM.normal(size=(BATCH, 2, 2, 1)).astype(np.float32),
+    "labels": LABELS,
+}
+KERNELS = {
+    name: RANDOM.normal(size=(4, 3)).astype(np.float32)
+    for name in ("teacher", "student")
+}
+
+
+class Linear(nn.Module):
+    """Logits as one matrix product, so that gradients can be written down."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return nn.Dense(3, use_bias=False)(images.reshape(images.shape[0], -1))
+
+
+class NeverAsked(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        raise AssertionError("The teacher was asked.")
+
+
+def variables_of(kernel):
+    return {"params": {"Dense_0": {"kernel": jnp.array(kernel)}}}
+
+
+def softmax(logits):
+    odds = np.exp(logits)
+    return odds / odds.sum(-1, keepdims=True)
+
+
+def unchanged(key, image, other):
+    return image
+
+
+def take_step(*, kernel, augment=unchanged, stored=False, loss="hinton", num_steps=1):
+    """State, metrics and teacher after steps on four devices, from step 0."""
+    step = parallel.data_parallel(
+        steps.make_step(
+            student=Linear(),
+            teacher=NeverAsked() if stored else Linear(),
+            augment=augment,
+            loss=steps.make_loss(loss, temperature=TEMPERATURE),
+            stored_labels_temperature=TEMPERATURE if stored else None,
+        )
+    )
+    state = steps.create_state(
+        student=Linear(),
+        params=variables_of(kernel)["params"],
+        optimizer=optax.sgd(RATE),
+    )
+    teacher = variables_of(KERNELS["teacher"])
+    state, teacher, key = parallel.replicate((state, teacher, jax.random.key(5)))
+    for _ in range(num_steps):
+        batch = parallel.split(BATCH_OF_EIGHT)
+        state, metrics = step(state, teacher, batch, key)
+        parallel.settle(metrics)
+    return state, metrics, teacher
+
+
+def by_hand(kernel, images, targets):
+    """Gradient and loss of the student for tempered targets `[batch, classes]`."""
+    flat = images.reshape(BATCH, -1)
+    predicted = softmax(flat @ kernel / TEMPERATURE)
+    gradient = flat.T @ (TEMPERATURE * (predicted - targets)) / BATCH
+    loss = -(TEMPERATURE**2) * (targets * np.log(predicted)).sum(1).mean()
+    return gradient, loss
+
+
+def teacher_targets(images):
+    return softmax(images.reshape(BATCH, -1) @ KERNELS["teacher"] / TEMPERATURE)
+
+
+def kernel_of(state):
+    return np.asarray(state.params["Dense_0"]["kernel"])
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["fresh", "stored"])
+def test_step_on_four_devices_by_hand(stored):
+    images = BATCH_OF_EIGHT["images"]
+    targets = LABELS if stored else teacher_targets(images)
+    gradient, loss = by_hand(KERNELS["student"], images, targets)
+
+    state, metrics, _ = take_step(kernel=KERNELS["student"], stored=stored)
+
+    assert int(state.step) == 1
+    assert state.step.dtype == jnp.int32
+    np.testing.assert_allclose(
+        kernel_of(state), KERNELS["student"] - RATE * gradient, atol=1e-5
+    )
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["gradient_norm"], np.sqrt((gradient**2).sum()), rtol=1e-4
+    )
+    logits = images.reshape(BATCH, -1) @ KERNELS["student"]
+    agreement = (logits.argmax(1) == targets.argmax(1)).mean()
+    np.testing.assert_allclose(metrics["agreement"], agreement)
+
+
+def test_every_device_ends_with_the_same_student():
+    state, metrics, _ = take_step(kernel=KERNELS["student"], num_steps=2)
+    for leaf in jax.tree.leaves((state, metrics)):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shard, shards[0])
+
+
+def test_augmentation_by_hand():
+    """Its key depends on the step and on the place in the whole batch alone."""
+
+    def augment(key, image, other):
+        return image + other * jax.random.normal(key)
+
+    kernel = KERNELS["student"]
+    for step in (0, 1):
+        key = jax.random.fold_in(jax.random.key(5), step)
+        amounts = [
+            jax.random.normal(jax.random.fold_in(key, place)) for place in range(BATCH)
+        ]
+        amounts = np.array(amounts).reshape(BATCH, 1, 1, 1)
+        images = BATCH_OF_EIGHT["images"] + amounts * BATCH_OF_EIGHT["others"]
+        gradient, _ = by_hand(kernel, images, teacher_targets(images))
+        kernel = kernel - RATE * gradient
+
+    state, _, _ = take_step(kernel=KERNELS["student"], augment=augment, num_steps=2)
+    np.testing.assert_allclose(kernel_of(state), kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["l2", "hinton"])
+def test_teacher_is_left_alone_and_a_copy_of_it_has_nothing_to_learn(loss):
+    state, metrics, teacher = take_step(kernel=KERNELS["teacher"], loss=loss)
+    np.testing.assert_array_equal(
+        teacher["params"]["Dense_0"]["kernel"], KERNELS["teacher"]
+    )
+    np.testing.assert_allclose(kernel_of(state), KERNELS["teacher"], atol=1e-6)
+    assert float(metrics["gradient_norm"]) < 1e-5
+    assert float(metrics["agreement"]) == 1
+
+
+def test_student_approaches_the_teacher():
+    _, first, _ = take_step(kernel=KERNELS["student"], loss="l2")
+    _, last, _ = take_step(kernel=KERNELS["student"], loss="l2", num_steps=40)
+    assert float(last["loss"]) < float(first["loss"]) / 4

@@ -1,0 +1,193 @@
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dfkd_jax.errors import CheckpointError, StorageError
+from dfkd_jax.runtime import checkpoints, files, parallel, weights, writers
+from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
+
+HOLD = """
+import pathlib, sys, time
+from dfkd_jax.runtime import files
+with files.lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a disk in memory and returns where; skips where one may not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting a disk needs root")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_json_and_checksum(tmp_path):
+    path = tmp_path / "value.json"
+    value = {"τ": 20.0, "list": [1, None, "x"]}
+    files.write_json(path, value)
+    assert files.read_json(path) == value
+    assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert os.listdir(tmp_path) == ["value.json"]
+
+
+@pytest.mark.parametrize("content", [None, "", '{"a": ', "\udcff"])
+def test_what_is_no_json_is_named(tmp_path, content):
+    path = tmp_path / "value.json"
+    if content is not None:
+        path.write_text(content, errors="surrogateescape")
+    with pytest.raises(CheckpointError, match=f"{path} cannot be read"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failed_write_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "weights"
+    path.write_text("old")
+    with pytest.raises(error), files.atomic_write(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+def test_write_that_cannot_be_synced_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "value.json"
+    files.write_json(path, "old")
+
+    def refuse(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match=f"{path}: the disk is full"):
+        files.write_json(path, "new")
+    assert files.read_json(path) == "old"
+    assert os.listdir(tmp_path) == ["value.json"]
+
+
+BIG = np.zeros((4, 50, 50, 1), np.float32)
+
+
+def write_json(folder):
+    files.write_json(folder / "value.json", BIG.tolist())
+
+
+def write_weights(folder):
+    description = weights.Description(
+        network="", num_classes=1, image_shape=(), mean=(), std=(), dataset=""
+    )
+    weights.save(folder / "w.safetensors", {"params": {"a": BIG}}, description)
+
+
+def write_shard(folder):
+    manifest = Manifest(
+        num_images=4,
+        shard_size=4,
+        image_shape=(50, 50, 1),
+        num_classes=1,
+        seed=0,
+        teacher_sha256="",
+        settings={},
+    )
+    TransferSet(folder, manifest).add(0, BIG, np.zeros((4, 1)))
+
+
+def write_metrics(folder):
+    with writers.open_writer(folder / "metrics.jsonl", stage="s") as writer:
+        for step in range(2_000):
+            writer.write_scalars(step, {"loss": 0.0})
+
+
+def write_checkpoint(folder):
+    state = parallel.replicate(
+        {"noise": np.random.default_rng(0).random(40_000, np.float32)}
+    )
+    with checkpoints.open_checkpoints(folder / "student") as checkpointer:
+        checkpoints.save(checkpointer, 1, state)
+
+
+@pytest.mark.parametrize(
+    ("write", "hint"),
+    [
+        (write_json, "the disk is full"),
+        (write_weights, "the disk is full"),
+        (write_shard, "the disk is full"),
+        (write_metrics, "the disk is full"),
+        (write_checkpoint, "Free some disk space"),
+    ],
+)
+def test_full_disk_is_one_clear_error(mount, write, hint):
+    folder = mount("size=32k")
+    with pytest.raises(StorageError, match=f"Cannot write .*{folder}.*{hint}"):
+        write(folder)
+    assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("write", [write_json, write_weights, write_metrics])
+def test_read_only_disk_is_one_clear_error(mount, write):
+    folder = mount("ro")
+    with pytest.raises(StorageError, match=f"{folder}.*: the file system is read-only"):
+        write(folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "the disk is full; free some space"),
+        (errno.EDQUOT, "your disk quota is used up; free some space"),
+        (errno.EROFS, "read-only; choose another --workdir"),
+        (errno.EACCES, "permission denied; choose another --workdir"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_storage_errors_name_the_path_and_the_remedy(tmp_path, number, text):
+    with (
+        pytest.raises(StorageError, match=f"Cannot write {tmp_path}: .*{text}"),
+        files.storage_errors(tmp_path),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+def test_folder_under_a_file_cannot_be_locked(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StorageError, match="Not a directory"),
+        files.lock(tmp_path / "file" / "folder"),
+    ):
+        pass
+
+
+def test_lock_refuses_a_second_process_until_the_first_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StorageError, match=f"{folder} is in use"),
+            files.lock(folder),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        for _ in range(2):  # Let go at the end too.
+            with files.lock(folder):
+                pass

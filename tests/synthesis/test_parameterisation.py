@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dfkd_jax.synthesis import parameterisation
+
+KEYS = jax.random.split(jax.random.key(0), 4)
+MEAN, STD = (0.1, 0.5), (0.3, 0.2)
+
+
+def test_factor_one_is_plain_pixels(strict_dtypes):
+    pixels = parameterisation.grids((5, 4, 2), factors=(1,), init_scale=0.5)
+    params = pixels.init(KEYS)
+    assert jax.tree.map(jnp.shape, params) == ((4, 5, 4, 2),)
+    np.testing.assert_array_equal(pixels.render(params), params[0])
+
+
+def test_initial_noise_has_the_scale_and_depends_on_its_own_key():
+    grids = parameterisation.grids((28, 28, 1), factors=(2, 1), init_scale=0.3)
+    params = grids.init(KEYS)
+    for grid in params:
+        np.testing.assert_allclose(np.std(grid), 0.3, rtol=0.1)
+    for together, alone in zip(params, grids.init(KEYS[2:3]), strict=True):
+        np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
+        assert np.abs(together[1] - together[0]).max() > 0.1
+
+
+def test_coarse_grids_are_interpolated_by_hand(strict_dtypes):
+    grids = parameterisation.grids((4, 4, 1), factors=(2, 1), init_scale=1.0)
+    coarse = jnp.array([[0.0, 4.0], [0.0, 4.0]]).reshape(1, 2, 2, 1)
+    fine = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(10.0)
+    expected = np.tile([0.0, 1.0, 3.0, 4.0], (4, 1))
+    expected[1, 1] += 10
+    image = grids.render((coarse, fine))
+    np.testing.assert_allclose(image[0, :, :, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("factors", [(1,), (2,), (3, 2), (4, 2, 1)])
+def test_constant_grids_give_a_constant_image(factors):
+    """Sides that factors do not divide (7 and 5) are covered too."""
+    grids = parameterisation.grids((7, 5, 1), factors=factors, init_scale=1.0)
+    params = grids.init(KEYS[:1])
+    assert [p.shape[1:3] for p in params] == [(-(-7 // f), -(-5 // f)) for f in factors]
+    constant = [jnp.full_like(p, 2.0**place) for place, p in enumerate(params)]
+    np.testing.assert_allclose(
+        grids.render(constant), np.full((1, 7, 5, 1), 2 ** len(factors) - 1), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+def test_bounded_images_stay_in_the_pixel_range(scale):
+    grids = parameterisation.grids((6, 6, 2), factors=(2, 1), init_scale=scale)
+    bounded = parameterisation.bounded(grids, mean=MEAN, std=STD)
+    images = np.asarray(bounded.render(bounded.init(KEYS)))
+    pixels = images * np.float32(STD) + np.float32(MEAN)
+    assert pixels.min() > -1e-6
+    assert pixels.max() < 1 + 1e-6
+    if scale == 0:
+        np.testing.assert_allclose(pixels, np.full_like(pixels, 0.5), atol=1e-6)
+
+
+def test_offset_is_added_before_the_sigmoid():
+    grids = parameterisation.grids((2, 2, 2), factors=(1,), init_scale=0.0)
+    bounded = parameterisation.bounded(grids, mean=MEAN, std=STD, offset=-np.log(3))
+    # sigmoid(-ln 3) = 1/4; per channel (1/4 - mean) / std.
+    image = bounded.render(bounded.init(KEYS[:1]))[0, 0, 0]
+    np.testing.assert_allclose(image, [0.5, -1.25], rtol=1e-5)
+
+
+def test_gradient_through_rendering():
+    grids = parameterisation.grids((4, 4, 2), factors=(2, 1), init_scale=1.0)
+    bounded = parameterisation.bounded(grids, mean=MEAN, std=STD, offset=0.5)
+    params = bounded.init(KEYS[:1])
+    check_grads(bounded.render, (params,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dfkd_jax.synthesis import priors
+
+IMAGES = jax.random.normal(jax.random.key(0), (3, 5, 4, 2))
+
+
+def test_total_variation_by_hand(strict_dtypes):
+    # Down: |6 - 1| + |10 - 3|. Across: |3 - 1| + |10 - 6|. A flat image: nothing.
+    images = jnp.array([[[1.0, 3.0], [6.0, 10.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    result = priors.total_variation(images[..., None])
+    np.testing.assert_allclose(result, [18, 0])
+
+
+def test_squared_norm_by_hand(strict_dtypes):
+    images = jnp.array([[[1.0, -3.0], [0.0, 2.0]]])[..., None]
+    np.testing.assert_allclose(priors.squared_norm(images), [14])
+
+
+@pytest.mark.parametrize("prior", [priors.total_variation, priors.squared_norm])
+def test_gradients(strict_dtypes, prior):
+    check_grads(prior, (IMAGES,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("prior", "change"),
+    [
+        (priors.total_variation, lambda x: x + 7),
+        (priors.total_variation, lambda x: x[:, ::-1]),
+        (priors.total_variation, lambda x: x.transpose(0, 2, 1, 3)),
+        (priors.squared_norm, lambda x: -x),
+        (priors.squared_norm, lambda x: jnp.roll(x, 1, axis=2)),
+    ],
+    ids=["brightness", "flip", "transpose", "sign", "roll"],
+)
+def test_invariances(prior, change):
+    np.testing.assert_allclose(prior(change(IMAGES)), prior(IMAGES), rtol=1e-5)
+
+
+def test_shift_moves_all_images_by_one_known_offset(strict_dtypes):
+    keys = jax.random.split(jax.random.key(1), 60)
+    shifted = jax.vmap(lambda key: priors.random_shift(key, IMAGES, max_shift=1))(keys)
+
+    padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    possible = {
+        (y, x): padded[:, y : y + 5, x : x + 4] for y in range(3) for x in range(3)
+    }
+    offsets = [
+        [offset for offset, image in possible.items() if np.array_equal(image, one)]
+        for one in shifted
+    ]
+    # Each is one of the nine offsets, and all of them occur.
+    assert all(len(found) == 1 for found in offsets)
+    assert {found[0] for found in offsets} == set(possible)
+
+
+def test_no_shift_leaves_images_alone():
+    assert priors.random_shift(jax.random.key(0), IMAGES, max_shift=0) is IMAGES

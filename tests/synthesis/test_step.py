@@ -1,0 +1,155 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from dfkd_jax.synthesis import parameterisation, step
+
+SHAPE = (5, 4, 1)
+TEMPERATURE, ACTIVATION, VARIATION, L2, RATE = 2.0, 0.3, 0.01, 0.02, 0.05
+LABELS = np.random.default_rng(0).dirichlet(np.ones(3), 4).astype(np.float32)
+KEY = jax.random.key(1)
+
+
+class Teacher(nn.Module):
+    """The smallest network with features and a head."""
+
+    def setup(self):
+        self.dense = nn.Dense(6)
+        self.output = nn.Dense(3)
+
+    def features(self, images):
+        return self.dense(images.reshape(images.shape[0], -1))
+
+    def head(self, features):
+        return self.output(nn.relu(features))
+
+    def __call__(self, images):
+        return self.head(self.features(images))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return Teacher().init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+
+
+def make(*, num_steps, max_shift=0, factors=(1,)):
+    pixels = parameterisation.grids(SHAPE, factors=factors, init_scale=0.5)
+    optimizer = optax.adam(RATE)
+    init = step.make_init(parameterisation=pixels, optimizer=optimizer)
+    return jax.jit(init), jax.jit(
+        step.make_step(
+            teacher=Teacher(),
+            parameterisation=pixels,
+            optimizer=optimizer,
+            temperature=TEMPERATURE,
+            activation_weight=ACTIVATION,
+            total_variation=VARIATION,
+            l2=L2,
+            max_shift=max_shift,
+            num_steps=num_steps,
+        )
+    )
+
+
+def loss_by_hand(images, params, labels):
+    """The loss of every image, written down a second time."""
+    flat = images.reshape(len(images), -1)
+    features = flat @ params["dense"]["kernel"] + params["dense"]["bias"][None]
+    logits = (
+        jnp.maximum(features, 0) @ params["output"]["kernel"]
+        + params["output"]["bias"][None]
+    ) / TEMPERATURE
+    log_probs = logits - jnp.log(jnp.exp(logits).sum(1, keepdims=True))
+    variation = jnp.abs(images[:, 1:] - images[:, :-1]).sum((1, 2, 3))
+    variation += jnp.abs(images[:, :, 1:] - images[:, :, :-1]).sum((1, 2, 3))
+    return (
+        -(labels * log_probs).sum(1)
+        - ACTIVATION * jnp.abs(features).mean(1)
+        + VARIATION * variation
+        + L2 * (flat**2).sum(1)
+    )
+
+
+def test_scan_equals_adam_steps_by_hand(variables):
+    init, three_steps = make(num_steps=3)
+    start = init(KEY, jnp.arange(4))
+    state, metrics = three_steps(start, variables, LABELS, KEY)
+
+    images = np.asarray(start.params[0], np.float64)
+    value_and_grad = jax.jit(
+        jax.value_and_grad(
+            lambda x: loss_by_hand(x, variables["params"], jnp.array(LABELS)).sum()
+        )
+    )
+    first, second = np.zeros_like(images), np.zeros_like(images)
+    losses = []
+    for count in (1, 2, 3):
+        loss, gradient = value_and_grad(jnp.array(images, jnp.float32))
+        losses.append(loss / 4)
+        gradient = np.asarray(gradient, np.float64)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = np.sqrt(second / (1 - 0.999**count)) + 1e-8
+        images -= RATE * first / (1 - 0.9**count) / corrected
+
+    assert int(state.step) == 3
+    np.testing.assert_allclose(state.params[0], images, atol=1e-5)
+    # Metrics are of the images that each step started from.
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_shift", [0, 1])
+def test_one_call_of_four_steps_is_four_calls_of_one(variables, max_shift):
+    init, four = make(num_steps=4, max_shift=max_shift)
+    _, one = make(num_steps=1, max_shift=max_shift)
+    start = init(KEY, jnp.arange(4))
+    expected, expected_metrics = four(start, variables, LABELS, KEY)
+
+    state = start
+    for place in range(4):
+        state, metrics = one(state, variables, LABELS, KEY)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(
+                value, expected_metrics[name][place : place + 1], rtol=1e-5
+            )
+
+    np.testing.assert_allclose(state.params[0], expected.params[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("max_shift", "same"), [(0, True), (2, False)])
+def test_shift_is_drawn_anew_at_every_step(variables, max_shift, same):
+    """With a shift, the step's number matters; without, the images alone do."""
+    init, one = make(num_steps=1, max_shift=max_shift)
+    start = init(KEY, jnp.arange(4))
+    values = {
+        one(start.replace(step=jnp.int32(number)), variables, LABELS, KEY)[1][
+            "loss"
+        ].item()
+        for number in range(8)
+    }
+    assert (len(values) == 1) == same
+
+
+def test_images_do_not_influence_each_other(variables):
+    init, steps = make(num_steps=10, max_shift=1, factors=(2, 1))
+    together, _ = steps(init(KEY, jnp.arange(4)), variables, LABELS, KEY)
+    alone, _ = steps(init(KEY, jnp.array([2])), variables, LABELS[2:3], KEY)
+    for batch, single in zip(together.params, alone.params, strict=True):
+        np.testing.assert_allclose(batch[2:3], single, atol=1e-5)
+
+
+def test_loss_decreases_and_metrics_are_its_terms(variables):
+    init, steps = make(num_steps=60)
+    _, metrics = steps(init(KEY, jnp.arange(4)), variables, LABELS, KEY)
+    total = (
+        metrics["cross_entropy"]
+        + ACTIVATION * metrics["activation"]
+        + VARIATION * metrics["total_variation"]
+        + L2 * metrics["l2"]
+    )
+    loss = np.asarray(metrics["loss"])
+    np.testing.assert_allclose(loss, total, rtol=1e-5)
+    assert loss[0] > loss[20] > loss[40] > loss[59]

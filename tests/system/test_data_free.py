@@ -1,0 +1,150 @@
+"""The student is made without real data, and evaluated once there is some."""
+
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import time
+
+import command_runner
+from tiny_runs import identity, shards
+
+from dfkd_jax.data import tfds
+
+WAYS_TO_DATA = (
+    "socket.connect",
+    "socket.getaddrinfo",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+)
+
+
+def _run_and_forbid_data(arguments, workdir, data_dir):
+    """`main`, with every way to real data closed until the student is made."""
+    load = tfds.load
+    evaluating, refused = [], []
+
+    def hook(event, args):
+        if evaluating:
+            return
+        if event in WAYS_TO_DATA or (
+            event in ("open", "os.listdir", "os.scandir")
+            and str(args[0]).startswith(data_dir)
+        ):
+            refused.append(f"{event} {args[0]}")
+            raise RuntimeError(f"Data before evaluation: {event} {args[0]}")
+
+    def evaluate_only(*args, **kwargs):
+        if not pathlib.Path(workdir, "student.safetensors").is_file():
+            refused.append("tfds.load")
+        evaluating.append(True)
+        return load(*args, **kwargs)
+
+    tfds.load = evaluate_only
+    tfds.preflight = lambda *args, **kwargs: tfds.Availability(True, True, "")
+    platform.platform()  # Asks uname, once.
+    sys.addaudithook(hook)
+    try:
+        command_runner.run_module("main", arguments)
+    finally:
+        print("refused:", refused, "evaluated:", evaluating)
+
+
+def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = lab.arguments(workdir, data__dir=prepared_data)
+    command = lab.runner.call(
+        _run_and_forbid_data, arguments, str(workdir), str(prepared_data)
+    )
+    assert command.wait() == 0, command.stderr
+    assert "refused: [] evaluated: [True]" in command.stdout
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["data_free"] is True
+    assert results["student"]["test_accuracy"] is not None
+
+
+def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_path):
+    workdir, data_dir = tmp_path / "run", tmp_path / "data"
+    data_dir.mkdir()
+    arguments = lab.arguments(workdir, data__dir=data_dir)
+
+    # As a user starts it, to see how soon it speaks.
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dfkd_jax.main", *arguments],
+        cwd=command_runner.REPOSITORY,
+        env=lab.runner.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first_line = process.stderr.readline()
+    assert time.monotonic() - start < 5  # About 1 on a machine that is not busy.
+    assert first_line.startswith("WARNING: The held-out test set cannot be had: ")
+    assert "The student will be made all the same" in first_line
+    rest = process.communicate(timeout=command_runner.PATIENCE)[1]
+    assert process.returncode == 3, rest
+    assert rest.splitlines()[-1].startswith("WARNING: The student is made")
+    assert "Traceback" not in rest
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["student"]["test_accuracy"] is None
+    assert results["teacher"]["test_accuracy"] is None
+    before = shards(workdir), identity(workdir / "student.safetensors")
+    assert len(before[0]) == 8
+
+    shutil.copytree(prepared_data, data_dir, dirs_exist_ok=True)
+    command = lab.runner.start("main", *arguments)
+    assert command.wait() == 0, command.stderr
+    assert "Synthesis" not in command.stdout and "Distillation" not in command.stdout
+    assert (shards(workdir), identity(workdir / "student.safetensors")) == before
+    _check_contract(json.loads((workdir / "results.json").read_text()))
+
+    before = identity(workdir / "results.json")
+    command = lab.runner.start("main", *arguments)
+    assert command.wait() == 0, command.stderr
+    assert identity(workdir / "results.json") == before
+    assert "test accuracy" in command.stdout
+
+    # The set may lie elsewhere by then, or be gone.
+    shutil.rmtree(data_dir)
+    assert lab.start(workdir).wait() == 0
+
+    output = tmp_path / "figures.json"
+    command = lab.runner.start(
+        "evaluate",
+        f"--checkpoint={workdir}",
+        f"--data_dir={prepared_data}",
+        f"--output={output}",
+    )
+    assert command.wait() == 0, command.stderr
+    results = json.loads((workdir / "results.json").read_text())
+    assert (
+        json.loads(output.read_text())["accuracy"]
+        == results["student"]["test_accuracy"]
+    )
+
+
+def _check_contract(results):
+    assert results["experiment"] == "mnist_smoke"
+    assert results["seed"] == 0
+    assert results["data_free"] is True
+    # All images are the same grey: both networks call all of them by one digit.
+    shares = {count / 10_000 for count in (980, 1135, 1032, 1010, 982)}
+    shares |= {count / 10_000 for count in (892, 958, 1028, 974, 1009)}
+    for role in ("teacher", "student"):
+        assert results[role]["test_accuracy"] in shares
+    assert results["student"]["parameters"] == 35_820
+    stages = ("prepare", "synthesis", "distillation", "evaluation")
+    assert all(results["seconds"][stage] > 0 for stage in stages)
+    assert results["num_pseudo_samples"] == 40
+    assert results["machine"]["num_devices"] == 2
+    assert results["machine"]["cpu_cores"] == os.cpu_count()
+    assert results["versions"].keys() >= {"python", "dfkd_jax", "jax", "numpy"}
+    assert results["command"].startswith("python -m dfkd_jax.main --config=configs/")
+    assert "--config.synthesis.num_images=40" in results["command"]
