@@ -22,15 +22,15 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.data.dataset = "mnist"
 
     config.targets.feature_layer = "dense_2"
-    config.targets.sigma = 2.0
+    config.targets.sigma = 4.0
 
     synthesis = config.synthesis
-    synthesis.num_images = 12_800
+    synthesis.num_images = 24_000
     synthesis.images_per_device = 100
     synthesis.num_steps = 100
     synthesis.steps_per_call = 50
     synthesis.learning_rate = 0.3
-    synthesis.temperature = 20.0
+    synthesis.temperature = 10.0
     synthesis.activation_weight = 0.05
     synthesis.grid_factors = (4, 2, 1)
     synthesis.pixel_bounds = "sigmoid"
@@ -40,7 +40,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     synthesis.max_shift = 2
 
     distillation = config.distillation
-    distillation.num_steps = 6_000
+    distillation.num_steps = 20_000
     distillation.batch_size = 128
     distillation.learning_rate = 4e-3
     distillation.warmup_steps = 200
@@ -49,10 +49,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     distillation.mixup = 0.4
     distillation.cutmix = 0.3
     distillation.shift = 1.0
-    distillation.affine = 0.3
-    distillation.elastic = 2.0
-    distillation.contrast = 0.1
-    distillation.noise = 0.1
+    distillation.affine = 0.4
+    distillation.elastic = 3.0
 
     if variant == "smoke":
         config.name = "mnist_smoke"

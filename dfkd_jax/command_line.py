@@ -19,7 +19,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
 
     def guarded(argv):
-        logging.set_verbosity(logging.WARNING)  # Libraries tell much else.
+        # What Orbax logs as an error, with hundreds of lines, it raises as well.
+        logging.set_verbosity(logging.FATAL)
         if len(argv) > 1:
             return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
         try:
@@ -41,7 +42,10 @@ def _fail(error: DfkdError) -> int:
 def _parse(argv: list[str]) -> list[str]:
     try:
         sys.argv = [_find_config(argument) for argument in _join_config(argv)]
-        return flags.FLAGS(sys.argv)
+        try:
+            return flags.FLAGS(sys.argv)
+        except SystemExit:
+            sys.exit(0)  # The help was asked for and printed; absl calls that 1.
     except DfkdError as error:
         sys.exit(_fail(error))
     except FileNotFoundError as error:

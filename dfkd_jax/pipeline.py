@@ -16,7 +16,7 @@ from dfkd_jax import evaluate as evaluation
 from dfkd_jax.config import ExperimentConfig
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.distillation import loop as distillation_loop
-from dfkd_jax.errors import CheckpointError, DataUnavailableError
+from dfkd_jax.errors import CheckpointError, ConfigError, DataUnavailableError
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures, tables
 from dfkd_jax.runtime import files, parallel, progress, weights, writers
@@ -151,7 +151,7 @@ def _check_task(description, spec):
 def _check_devices(config):
     count = parallel.device_count()
     if config.distillation.batch_size % count:
-        raise CheckpointError(
+        raise ConfigError(
             f"config.distillation.batch_size={config.distillation.batch_size} "
             f"cannot be split over {count} devices: make it a multiple, or set "
             "config.cpu_devices on a CPU."

@@ -36,8 +36,14 @@ def open_checkpoints(
             preservation_policy=policies.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
-    with checkpointer:
+    try:
         yield checkpointer
+    except BaseException:
+        # Closing raises the error of a failed save again, which would hide the first.
+        with contextlib.suppress(Exception):
+            checkpointer.close()
+        raise
+    checkpointer.close()
 
 
 def save(

@@ -24,6 +24,8 @@ def storage_errors(path: pathlib.Path) -> Iterator[None]:
             errno.EDQUOT: "your disk quota is used up; free some space",
             errno.EROFS: "the file system is read-only; choose another --workdir",
             errno.EACCES: "permission denied; choose another --workdir",
+            errno.ENOTDIR: "a file is in the way; choose another --workdir",
+            errno.EEXIST: "a file is in the way; choose another --workdir",
         }.get(error.errno, error.strerror or str(error))
         raise StorageError(
             f"Cannot write {path}: {hint}. What was finished is kept; the same "
@@ -67,6 +69,15 @@ def sha256(path: pathlib.Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ends_with_newline(path: pathlib.Path) -> bool:
+    """Whether the last line of a text file is whole; so it is where there is none."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 @contextlib.contextmanager

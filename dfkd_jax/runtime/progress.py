@@ -13,13 +13,13 @@ PLAIN_SECONDS = 15.0  # Between two plain lines.
 
 def say(text: str) -> None:
     """One line for the person who waits."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(highlight=False, soft_wrap=True).print(text, markup=False, emoji=False)
 
 
 def warn(text: str) -> None:
     """One line that should not be missed; on standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"WARNING: {text}", markup=False, style="bold yellow"
+        f"WARNING: {text}", markup=False, emoji=False, style="bold yellow"
     )
 
 
@@ -27,9 +27,10 @@ def duration(seconds: float) -> str:
     """Seconds as people say them: 8 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
+    seconds = round(seconds)  # First, or 119.7 s become 1 min 60 s.
     if seconds < 5_970:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
 
 
 @contextlib.contextmanager

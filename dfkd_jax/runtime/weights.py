@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialise
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime.files import atomic_write
@@ -51,7 +51,8 @@ def save(path: pathlib.Path, variables: Any, description: Description) -> None:
         "description": json.dumps(dataclasses.asdict(description)),
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        # `save_file` reports a full disk with an error that is no OSError.
+        temporary.write_bytes(serialise(tensors, metadata=metadata))
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Any], Description]:

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dfkd_jax.runtime.files import storage_errors, write_json
+from dfkd_jax.runtime.files import ends_with_newline, storage_errors, write_json
 
 
 class MetricWriter:
@@ -16,7 +16,10 @@ class MetricWriter:
         self._path = path
         self._stage = stage
         with storage_errors(path):
+            # A newline first ends a line that a killed process left unfinished.
+            start = "" if ends_with_newline(path) else "\n"
             self._file = open(path, "a")  # noqa: SIM115 - closed by `close`.
+            self._file.write(start)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one record and hands it to the operating system."""
@@ -28,7 +31,9 @@ class MetricWriter:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        # Closing writes again what could not be written and was reported then.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 @contextlib.contextmanager

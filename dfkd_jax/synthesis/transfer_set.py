@@ -12,6 +12,7 @@ than its batch, so memory does not grow with the set.
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -117,13 +118,16 @@ class TransferSet:
         """Writes one finished shard."""
         sums = []
         for path, array in zip(self.paths(shard), (images, labels), strict=True):
-            with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, np.asarray(array, np.float32), allow_pickle=False)
+            # NumPy's own writing does not say that a disk is full.
+            content = io.BytesIO()
+            np.save(content, np.asarray(array, np.float32), allow_pickle=False)
+            with files.atomic_write(path) as temporary:
+                temporary.write_bytes(content.getvalue())
             sums.append(files.sha256(path))
         record = {"shard": shard, "images_sha256": sums[0], "labels_sha256": sums[1]}
         with files.storage_errors(self._index):
             # A newline first ends a line that a killed process left unfinished.
-            start = "" if _ends_with_newline(self._index) else "\n"
+            start = "" if files.ends_with_newline(self._index) else "\n"
             with open(self._index, "a") as file:
                 file.write(start + json.dumps(record) + "\n")
                 file.flush()
@@ -171,11 +175,3 @@ class TransferSet:
                 for path in self.paths(shard)
             )
         return self._maps[shard]
-
-
-def _ends_with_newline(path: pathlib.Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return True
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -9,7 +9,7 @@ import pytest
 
 from dfkd_jax.distillation import augment
 
-KEYS = jax.random.split(jax.random.key(0), 2_500)
+KEYS = jax.random.split(jax.random.key(0), 2_000)
 SIZE = 13
 # The row and the column of each pixel: a warp of it shows where pixels come from.
 RAMPS = np.moveaxis(np.indices((SIZE, SIZE), np.float32), 0, -1)
@@ -17,25 +17,27 @@ IMAGE, OTHER = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 2))
 ZEROS = np.zeros((SIZE, SIZE, 2))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def draws(function, images, strengths):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def draws(function, strengths, *images):
     """`function` of the images once for every key."""
-    return jax.vmap(lambda key: function(key, *images, **strengths))(KEYS)
+    return jax.vmap(lambda key: function(key, *images, **dict(strengths)))(KEYS)
 
 
 def mixes(image, other, **strengths):
     images = jnp.float32(image), jnp.float32(other)
-    return np.asarray(draws(augment.mix, images, strengths))
+    return np.asarray(draws(augment.mix, tuple(strengths.items()), *images))
 
 
 def warps(image, **strengths):
-    none = {"shift": 0.0, "affine": 0.0, "elastic": 0.0}
-    return np.asarray(draws(augment.warp, [jnp.float32(image)], none | strengths))
+    strengths = {"shift": 0.0, "affine": 0.0, "elastic": 0.0} | strengths
+    image = jnp.float32(image)
+    return np.asarray(draws(augment.warp, tuple(strengths.items()), image))
 
 
 def jitters(image, **strengths):
-    none = {"contrast": 0.0, "brightness": 0.0, "noise": 0.0}
-    return np.asarray(draws(augment.jitter, [jnp.float32(image)], none | strengths))
+    strengths = {"contrast": 0.0, "brightness": 0.0, "noise": 0.0} | strengths
+    image = jnp.float32(image)
+    return np.asarray(draws(augment.jitter, tuple(strengths.items()), image))
 
 
 @pytest.mark.parametrize(
@@ -89,10 +91,10 @@ def test_probabilities_of_mixing():
 
 
 def test_shift_moves_every_pixel_alike_and_repeats_the_border():
-    sources = warps(RAMPS, shift=1.5)
+    sources = warps(RAMPS, shift=1.0)
     moved = sources[:, 6, 6] - 6
-    np.testing.assert_allclose(moved.std(0), [1.5, 1.5], rtol=0.08)
-    np.testing.assert_allclose(moved.mean(0), [0, 0], atol=0.14)
+    np.testing.assert_allclose(moved.std(0), [1.0, 1.0], rtol=0.08)
+    np.testing.assert_allclose(moved.mean(0), [0, 0], atol=0.09)
     expected = np.clip(RAMPS + moved[:, None, None, :], 0, SIZE - 1)
     np.testing.assert_allclose(sources, expected, atol=1e-4)
 
@@ -108,18 +110,22 @@ def test_affine_map_keeps_the_centre_and_is_linear():
     )
 
 
-def test_elastic_displacements_are_smooth_and_scaled():
-    still = RAMPS[4:9, 4:9]
-    weak, strong = (warps(RAMPS, elastic=e)[:, 4:9, 4:9] - still for e in (0.3, 0.6))
-    np.testing.assert_allclose(strong, 2 * weak, atol=1e-3)
-    assert 0.1 < weak.std() < 0.4
-    assert np.diff(weak, axis=1).std() < weak.std() / 2
+def test_elastic_displacements_are_smooth():
+    moved = (warps(RAMPS, elastic=1.0) - RAMPS)[:, 4:9, 4:9]
+    np.testing.assert_allclose(moved.mean((0, 1, 2)), [0, 0], atol=0.09)
+    # Of N(0, 1) on the 4×4 grid, interpolation between its points leaves less.
+    assert 0.4 < moved.std() < 1
+    assert np.diff(moved, axis=1).std() < moved.std() / 2
 
 
-@pytest.mark.parametrize("strength", ["shift", "affine", "elastic"])
+@pytest.mark.parametrize(
+    "strength",
+    [{"shift": 1.0}, {"affine": 0.05}, {"elastic": 1.0}],
+    ids=lambda strength: next(iter(strength)),
+)
 def test_warp_leaves_a_flat_image_flat_and_invents_no_value(strength):
     channels = np.full((SIZE, SIZE), 3), IMAGE[..., 0]
-    images = warps(np.stack(channels, axis=-1), **{strength: 1.0})
+    images = warps(np.stack(channels, axis=-1), **strength)
     flat, other = np.moveaxis(images, -1, 0)
     np.testing.assert_allclose(flat, np.full_like(flat, 3), atol=1e-5)
     assert other.min() >= IMAGE[..., 0].min() - 1e-5
@@ -127,21 +133,19 @@ def test_warp_leaves_a_flat_image_flat_and_invents_no_value(strength):
     assert np.abs(np.diff(other, axis=0)).max() > 0.1
 
 
-def test_contrast_is_one_factor_an_image():
-    factors = jitters(IMAGE, contrast=0.2) / IMAGE
-    factor = factors[:, 0, 0, 0]
+def test_contrast_and_brightness_are_one_factor_and_one_offset_an_image():
+    results = jitters(IMAGE, contrast=0.2, brightness=0.5)
+    factor = results.std((1, 2, 3)) / IMAGE.std()
+    offset = results.mean((1, 2, 3)) - factor * IMAGE.mean()
     np.testing.assert_allclose(
-        factors, np.broadcast_to(factor[:, None, None, None], factors.shape), rtol=1e-4
+        results,
+        factor[:, None, None, None] * IMAGE + offset[:, None, None, None],
+        atol=1e-4,
     )
     logs = np.log(factor)
-    np.testing.assert_allclose((logs.mean(), logs.std()), (0, 0.2), atol=0.016)
-
-
-def test_brightness_is_one_offset_an_image():
-    offsets = jitters(ZEROS, brightness=0.5)
-    assert np.ptp(offsets, axis=(1, 2, 3)).max() < 1e-6
-    offset = offsets[:, 0, 0, 0]
-    np.testing.assert_allclose((offset.mean(), offset.std()), (0, 0.5), atol=0.04)
+    np.testing.assert_allclose((logs.mean(), logs.std()), (0, 0.2), atol=0.018)
+    np.testing.assert_allclose((offset.mean(), offset.std()), (0, 0.5), atol=0.045)
+    assert abs(np.corrcoef(logs, offset)[0, 1]) < 0.09
 
 
 def test_noise_is_white_with_a_random_level():

@@ -32,7 +32,7 @@ def test_logit_distances_by_hand(strict_dtypes):
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients(name):
     check_grads(
-        lambda student: LOSSES[name](student, TEACHER),
+        jax.jit(lambda student: LOSSES[name](student, TEACHER)),
         (STUDENT,),
         order=1,
         modes=["rev"],

@@ -107,7 +107,7 @@ def test_default_on_cpu_is_blocked():
 def test_layer_equals_flax():
     """Weights of `nn.Conv` fit, and the bias may follow the maximum."""
     images, kernel = random_case((14, 14), (5, 5, 3, 8))
-    params = {"kernel": kernel, "bias": jnp.linspace(-1, 1, 8)}
+    params = {"kernel": jnp.array(kernel), "bias": jnp.linspace(-1, 1, 8)}
 
     @jax.jit
     def both(images):

@@ -103,10 +103,10 @@ def test_nothing_counted(totals):
 @pytest.mark.parametrize(
     ("successes", "trials", "interval"),
     [
-        (8, 10, (0.4902, 0.9433)),
-        (0, 10, (0.0, 0.2775)),
-        (10, 10, (0.7225, 1.0)),
-        (0, 0, (0.0, 1.0)),
+        (8.0, 10.0, (0.4902, 0.9433)),
+        (0.0, 10.0, (0.0, 0.2775)),
+        (10.0, 10.0, (0.7225, 1.0)),
+        (0.0, 0.0, (0.0, 1.0)),
     ],
 )
 def test_wilson_interval_of_known_cases(successes, trials, interval):

@@ -23,7 +23,7 @@ def test_squared_norm_by_hand(strict_dtypes):
 
 @pytest.mark.parametrize("prior", [priors.total_variation, priors.squared_norm])
 def test_gradients(strict_dtypes, prior):
-    check_grads(prior, (IMAGES,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+    check_grads(jax.jit(prior), (IMAGES,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_settings_are_checked_before_jax_is_imported(lab, arguments):
         "import atexit, runpy, sys\n"
         "atexit.register(lambda: print('jax' in sys.modules))\n"
         "sys.argv[0] = 'main'\n"
-        "runpy.run_module('dfkd_jax.main', run_name='__main__')\n"
+        "runpy.run_module('dfkd_jax.main', run_name='__main__', alter_sys=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],

@@ -7,25 +7,39 @@ import signal
 import time
 
 import command_runner
+import jax
 import numpy as np
 import pytest
 from tiny_runs import NUM_SHARDS, checkpoint_steps, fingerprint, identity, shards
 
-from dfkd_jax.runtime import checkpoints
+from dfkd_jax.runtime import parallel
 
 
-def _run_and_tell_what_is_restored(arguments):
-    """`main`; prints the step of every state that a stage starts from."""
-    restore_or = checkpoints.restore_or
+def _run_and_tell_steps(arguments):
+    """`main`; prints the step that a state has before each call of the devices."""
 
-    def spy(checkpointer, state):
-        restored = restore_or(checkpointer, state)
-        found = restored["images"] if isinstance(restored, dict) else restored
-        print("restored step", np.asarray(found.step).max(), flush=True)
-        return restored
+    def tell(lift, stage):
+        def lift_and_tell(step):
+            lifted = lift(step)
 
-    checkpoints.restore_or = spy
+            def telling(state, *rest):
+                with jax.transfer_guard("allow"):
+                    print(stage, np.asarray(state.step).max(), flush=True)
+                return lifted(state, *rest)
+
+            return telling
+
+        return lift_and_tell
+
+    parallel.batch_parallel = tell(parallel.batch_parallel, "synthesis-step")
+    parallel.data_parallel = tell(parallel.data_parallel, "student-step")
     command_runner.run_module("main", arguments)
+
+
+def _steps(command, stage):
+    """What `_run_and_tell_steps` told of a stage."""
+    lines = [line.split() for line in command.stdout.splitlines()]
+    return [int(line[1]) for line in lines if line and line[0] == stage]
 
 
 def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
@@ -75,15 +89,10 @@ def test_batch_under_way_goes_on_from_its_checkpoint(lab, finished_workdir, tmp_
     finished = len(shards(workdir))
     assert finished < 2 * NUM_SHARDS
     arguments = lab.arguments(workdir, **changes)
-    command = lab.runner.call(_run_and_tell_what_is_restored, arguments)
+    command = lab.runner.call(_run_and_tell_steps, arguments)
     assert command.wait() == 3, command.stderr
-    steps = [
-        int(line.split()[-1])
-        for line in command.stdout.splitlines()
-        if line.startswith("restored step")
-    ]
-    assert 0 < steps[0] < 6  # The batch under way; the student starts at 0.
-    assert steps[-1] == 0
+    assert 0 < _steps(command, "synthesis-step")[0] < 6
+    assert _steps(command, "student-step") == list(range(20))
     assert fingerprint(workdir) == fingerprint(finished_workdir)
 
 
@@ -95,9 +104,10 @@ def test_student_goes_on_from_its_checkpoint(lab, workdir_copy, finished_workdir
     half = workdir_copy / "student" / "20.orbax-checkpoint-tmp"
     shutil.copytree(workdir_copy / "student" / "15" / "state" / "d", half / "d")
     arguments = lab.arguments(workdir_copy)
-    command = lab.runner.call(_run_and_tell_what_is_restored, arguments)
+    command = lab.runner.call(_run_and_tell_steps, arguments)
     assert command.wait() == 3, command.stderr
-    assert "restored step 15" in command.stdout
+    assert _steps(command, "synthesis-step") == []
+    assert _steps(command, "student-step") == [15, 16, 17, 18, 19]
     assert fingerprint(workdir_copy) == fingerprint(finished_workdir)
 
 

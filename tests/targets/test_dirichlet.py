@@ -32,7 +32,7 @@ def test_concentrations_range_and_invariance():
 
 @pytest.fixture(scope="module")
 def keys():
-    return jax.random.split(jax.random.key(1), 20_000)
+    return jax.random.split(jax.random.key(1), 6_000)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_mean_label_is_the_mean_of_the_rows(keys, draw):
     """E[Dir(a)] = a / Σa, and classes are drawn evenly."""
     rows = np.asarray(dirichlet.concentrations(KERNEL))
     expected = (rows / rows.sum(1, keepdims=True)).mean(0)
-    # The standard deviation of an entry is below 0.5: standard errors below 0.004.
-    np.testing.assert_allclose(draw(keys).mean(0), expected, atol=0.018)
+    # The standard deviation of an entry is below 0.5: standard errors below 0.0065.
+    np.testing.assert_allclose(draw(keys).mean(0), expected, atol=0.027)
 
 
 def test_small_scalings_give_labels_close_to_one_class(keys, draw):

@@ -1,0 +1,78 @@
+import re
+
+import pytest
+
+from dfkd_jax.errors import CheckpointError, StorageError
+from dfkd_jax.runtime import workdir
+
+IDENTITY = {
+    "config": {"seed": 0, "synthesis": {"grid_factors": (4, 2, 1), "l2": 0.0}},
+    "teacher_sha256": "ab",
+}
+
+
+def reopen(folder, identity):
+    with workdir.open_workdir(folder, identity):
+        pass
+
+
+def test_the_same_run_may_come_back(tmp_path):
+    for _ in range(2):  # Tuples are lists once they have been JSON.
+        reopen(tmp_path / "runs" / "a", IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"teacher_sha256": "cd"}, "teacher_sha256 was 'ab' and is now 'cd'"),
+        (
+            {"config": IDENTITY["config"] | {"seed": 1}},
+            "config.seed was 0 and is now 1",
+        ),
+        (
+            {"config": {"seed": 0, "synthesis": {"grid_factors": (1,), "l2": 0.0}}},
+            "config.synthesis.grid_factors was [4, 2, 1] and is now [1]",
+        ),
+        ({"colour": "red"}, "colour was None and is now 'red'"),
+        ({"config": {"seed": 0}}, "config.synthesis was {"),
+    ],
+)
+def test_another_run_is_refused_and_differences_are_named(tmp_path, change, difference):
+    reopen(tmp_path, IDENTITY)
+    message = re.escape(f"{tmp_path} was made with other settings: {difference}")
+    with pytest.raises(CheckpointError, match=message):
+        reopen(tmp_path, IDENTITY | change)
+    reopen(tmp_path, IDENTITY)
+
+
+def test_a_setting_that_is_gone_is_a_difference():
+    assert workdir.compare({"a": 1, "b": 2}, {"a": 1}) == ["b was 2 and is now None"]
+    assert workdir.compare({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+
+
+def test_of_many_differences_five_are_named(tmp_path):
+    reopen(tmp_path, {str(i): 0 for i in range(8)})
+    with pytest.raises(CheckpointError, match="4 was 0 and is now 1; and 3 more"):
+        reopen(tmp_path, {str(i): 1 for i in range(8)})
+
+
+def test_a_folder_is_held_while_it_is_open(tmp_path):
+    with (
+        workdir.open_workdir(tmp_path, IDENTITY),
+        pytest.raises(StorageError, match="in use by another process"),
+        workdir.open_workdir(tmp_path, IDENTITY),
+    ):
+        pass
+
+
+def test_damaged_identity_is_named(tmp_path):
+    reopen(tmp_path, IDENTITY)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json cannot be read"):
+        reopen(tmp_path, IDENTITY)
+
+
+def test_versions_name_every_library():
+    versions = workdir.versions()
+    assert set(versions) == {"python", "dfkd_jax", *workdir.LIBRARIES}
+    assert all(re.match(r"\d+\.\d+", version) for version in versions.values())

@@ -1,0 +1,135 @@
+"""Every config file and variant is valid, says how it is run, and is installed."""
+
+import importlib.util
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+
+import command_runner
+import pytest
+from tiny_runs import fingerprint
+
+from dfkd_jax import config
+
+REPOSITORY = command_runner.REPOSITORY
+FILES = sorted(
+    str(path.relative_to(REPOSITORY))
+    for path in (REPOSITORY / "configs").rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def _variants(file):
+    """Of a config file: none, or its `VARIANTS`."""
+    return runpy.run_path(str(REPOSITORY / file)).get("VARIANTS", (None,))
+
+
+CASES = [(file, variant) for file in FILES for variant in _variants(file)]
+
+
+def _config(file, variant):
+    get_config = runpy.run_path(str(REPOSITORY / file))["get_config"]
+    return config.parse(get_config(*([variant] if variant else [])).to_dict())
+
+
+def test_there_are_configs():
+    assert {"configs/mnist.py", "configs/teachers/mnist.py"} <= set(FILES)
+    assert ("configs/mnist.py", "smoke") in CASES
+
+
+@pytest.mark.parametrize(("file", "variant"), CASES)
+def test_config_is_valid(file, variant):
+    settings = _config(file, variant)
+    is_teacher = file.startswith("configs/teachers/")
+    assert isinstance(settings, config.TeacherTrainingConfig) == is_teacher
+
+
+def test_names_are_unique():
+    """They name the default work directories."""
+    names = [_config(file, variant).name for file, variant in CASES]
+    assert len(set(names)) == len(names), sorted(names)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_file_opens_with_its_command(file):
+    docstring = runpy.run_path(str(REPOSITORY / file))["__doc__"]
+    commands = re.findall(r"python -m dfkd_jax\.main --config=(\S+)", docstring)
+    assert commands, f"{file} does not say how it is run"
+    assert {command.split(":")[0] for command in commands} == {file}
+    for command in commands:
+        variant = command.partition(":")[2]
+        assert not variant or (file, variant) in CASES
+
+
+@pytest.mark.parametrize("file", [file for file, variant in CASES if variant])
+def test_unknown_variant_is_refused(file):
+    with pytest.raises(config.ConfigError, match="no variant 'nonsense'"):
+        _config(file, "nonsense")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The package as a wheel brings it, in a folder of its own."""
+    for needed in ("setuptools", "wheel", "pip"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    root = tmp_path_factory.mktemp("wheel")
+    source, target = root / "source", root / "target"
+    source.mkdir()
+    for name in ("setup.py", "setup.cfg", "README.md", "LICENSE"):
+        if (REPOSITORY / name).exists():
+            shutil.copy(REPOSITORY / name, source)
+    for name in ("dfkd_jax", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-index"]
+    for command in (
+        ["wheel", *options, "--no-build-isolation", "-w", root, source],
+        ["install", *options, "--target", target, "dfkd_jax", "-f", root],
+    ):
+        done = subprocess.run([*pip, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_installed_copy_finds_its_configs_and_teacher(lab, installed, tmp_path):
+    program = """
+import dfkd_jax, runpy, sys
+from dfkd_jax import command_line
+from dfkd_jax.teachers import weights
+folder = command_line.config_folder()
+print(dfkd_jax.__file__, folder, *weights.shipped().values(), sep="\\n")
+print(*sorted(f"configs/{path.relative_to(folder)}" for path in folder.rglob("*.py")))
+"""
+    environment = lab.runner.environment | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    *paths, configs = done.stdout.splitlines()
+    assert all(path.startswith(str(installed)) for path in paths)
+    assert any(path.endswith("mnist_lenet5.safetensors") for path in paths)
+    names = {name for name in configs.split() if not name.endswith("__init__.py")}
+    assert names == set(FILES)
+
+
+def test_installed_copy_makes_a_student_from_any_folder(
+    lab, installed, finished_workdir, tmp_path
+):
+    arguments = lab.arguments(tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-m", "dfkd_jax.main", *arguments],
+        capture_output=True,
+        text=True,
+        env=lab.runner.environment | {"PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 3, done.stderr
+    assert fingerprint(tmp_path / "run") == fingerprint(finished_workdir)

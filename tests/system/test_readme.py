@@ -1,0 +1,69 @@
+"""Commands that README.md prints can be given as they are."""
+
+import re
+import shlex
+
+import command_runner
+import pytest
+
+from dfkd_jax import command_line, config
+
+README = command_runner.REPOSITORY / "README.md"
+
+
+def commands() -> list[str]:
+    """Lines of fenced blocks that run the package, continuations joined."""
+    text = README.read_text(encoding="utf-8") if README.exists() else ""
+    blocks = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    found = []
+    for block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split("&&|;|^ *[$] ", line):
+                if "python -m dfkd_jax" in part:
+                    found.append(" ".join(part.split()))
+    return found
+
+
+COMMANDS = list(dict.fromkeys(commands()))
+
+
+def _check(module, arguments):
+    """Parses flags as the command does, and stops before it does anything."""
+
+    def parse_only(main):
+        import sys
+
+        from absl import flags
+
+        left = command_line._parse(sys.argv)
+        assert len(left) == 1, f"unexpected arguments {left[1:]}"
+        if "config" in flags.FLAGS:
+            assert flags.FLAGS.config is not None
+            config.parse(flags.FLAGS.config.to_dict())
+        print("parsed")
+
+    command_line.run = parse_only
+    command_runner.run_module(module, arguments)
+
+
+def test_readme_has_commands():
+    assert any(" -m dfkd_jax.main --config=configs/" in line for line in COMMANDS)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(lab, line):
+    words = shlex.split(line, comments=True)
+    while "=" in words[0]:  # A variable for this command alone.
+        words.pop(0)
+    assert words[:2] == ["python", "-m"]
+    module = words[2].removeprefix("dfkd_jax.")
+    if module in ("main", "evaluate") and "--help" not in words:
+        command = lab.runner.call(_check, module, words[3:])
+        assert command.wait() == 0, command.stderr
+        assert command.stdout == "parsed\n"
+    else:
+        command = lab.runner.start(module, "--help")
+        assert command.wait() == 0, command.stderr
+        flags = [word.split("=")[0] for word in words[3:] if word.startswith("--")]
+        for flag in flags:
+            assert flag in command.stdout

@@ -1,0 +1,270 @@
+"""Who may import whom. What is data-free is so because it cannot reach the data."""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+import dfkd_jax
+
+PACKAGE = pathlib.Path(dfkd_jax.__file__).parent
+STAGES = ("targets", "synthesis", "distillation", "teachers")
+DATA_FREE = ("targets", "synthesis", "distillation")
+DEVICES = {
+    "pmap",
+    "shard_map",
+    "process_index",
+    "process_count",
+    "local_devices",
+    "Mesh",
+    "NamedSharding",
+    "pmean",
+    "psum",
+    "axis_index",
+}
+FILES_AND_SETTINGS = {
+    "absl",
+    "argparse",
+    "io",
+    "json",
+    "ml_collections",
+    "os",
+    "pathlib",
+    "shutil",
+    "tempfile",
+    "dfkd_jax.command_line",
+    "dfkd_jax.config",
+    "dfkd_jax.runtime.checkpoints",
+    "dfkd_jax.runtime.files",
+    "dfkd_jax.runtime.weights",
+    "dfkd_jax.runtime.workdir",
+    "dfkd_jax.runtime.writers",
+}
+
+
+class Imports:
+    """The import graph of a package, from its source alone."""
+
+    def __init__(self, root: pathlib.Path):
+        self.trees = {
+            ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(
+                ".__init__"
+            ): ast.parse(path.read_text())
+            for path in sorted(root.rglob("*.py"))
+        }
+        self.packages = {
+            ".".join(path.parent.relative_to(root.parent).parts)
+            for path in root.rglob("__init__.py")
+        }
+
+    def direct(self, module: str, *, on_import: bool = False) -> set[str]:
+        """What a module imports; `on_import` leaves out what functions import."""
+        found = set()
+        for node in _walk(self.trees[module], into_functions=not on_import):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                source = self._source(module, node)
+                found.add(source)
+                # A name that is imported may be a module.
+                names = {f"{source}.{alias.name}" for alias in node.names}
+                found |= names & self.trees.keys()
+        # Importing a.b runs a too.
+        parents = {
+            ".".join(name.split(".")[:count])
+            for name in found
+            for count in range(1, name.count(".") + 1)
+        }
+        return found | parents
+
+    def _source(self, module: str, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module
+        up = node.level - (module in self.packages)
+        parts = module.split(".")[: len(module.split(".")) - up]
+        return ".".join(parts + ([node.module] if node.module else []))
+
+    def reached(self, module: str, *, on_import: bool = False) -> set[str]:
+        """What a module imports directly or through others of the package."""
+        found: set[str] = set()
+        waiting = [module]
+        while waiting:
+            new = self.direct(waiting.pop(), on_import=on_import) - found
+            found |= new
+            waiting += new & self.trees.keys()
+        return found
+
+    def under(self, folder: str) -> list[str]:
+        """The modules of a folder."""
+        return [
+            name
+            for name in self.trees
+            if name == folder or name.startswith(folder + ".")
+        ]
+
+    def names(self, module: str) -> set[str]:
+        """All names and attributes in a module's code."""
+        return {
+            getattr(node, field)
+            for node in ast.walk(self.trees[module])
+            for kind, field in (
+                (ast.Name, "id"),
+                (ast.Attribute, "attr"),
+                (ast.alias, "name"),
+            )
+            if isinstance(node, kind)
+        }
+
+
+def _walk(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        function = isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        )
+        if into_functions or not function:
+            yield child
+            yield from _walk(child, into_functions=into_functions)
+
+
+def violations(imports, modules, forbidden, *, direct=False, on_import=False):
+    """`module → forbidden module` for whatever must not be reached."""
+    reach = imports.direct if direct else imports.reached
+    return [
+        f"{module} → {name}"
+        for module in modules
+        for name in sorted(reach(module, on_import=on_import))
+        if any(name == bad or name.startswith(bad + ".") for bad in forbidden)
+    ]
+
+
+def data_free(imports, package):
+    modules = [m for s in DATA_FREE for m in imports.under(f"{package}.{s}")]
+    forbidden = [f"{package}.data", "tensorflow", "tensorflow_datasets"]
+    return violations(imports, modules, forbidden)
+
+
+@pytest.fixture(scope="module")
+def imports():
+    return Imports(PACKAGE)
+
+
+@pytest.fixture(scope="module")
+def pure(imports):
+    """Modules of arrays in, arrays out."""
+    names = {"losses", "step", "augment", "priors", "parameterisation"}
+    stages = [m for stage in STAGES for m in imports.under(f"dfkd_jax.{stage}")]
+    return [
+        *imports.under("dfkd_jax.models"),
+        *imports.under("dfkd_jax.targets"),
+        *[module for module in stages if module.split(".")[-1] in names],
+    ]
+
+
+def test_what_is_data_free_never_reaches_the_data(imports):
+    assert data_free(imports, "dfkd_jax") == []
+
+
+def test_pure_modules_know_no_files_and_no_settings(imports, pure):
+    assert len(pure) > 15
+    assert violations(imports, pure, FILES_AND_SETTINGS, direct=True) == []
+    through_others = {
+        "absl",
+        "ml_collections",
+        "dfkd_jax.config",
+        "dfkd_jax.runtime.files",
+    }
+    assert violations(imports, pure, through_others) == []
+
+
+def test_a_stage_knows_no_other_stage(imports):
+    found = [
+        violation
+        for stage in STAGES
+        for violation in violations(
+            imports,
+            imports.under(f"dfkd_jax.{stage}"),
+            [f"dfkd_jax.{other}" for other in STAGES if other != stage],
+        )
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", ["models", "runtime"])
+def test_what_all_stages_use_knows_no_stage(imports, folder):
+    forbidden = [
+        f"dfkd_jax.{name}"
+        for name in (*STAGES, "data", "reporting", "config", "pipeline", "evaluate")
+    ]
+    modules = imports.under(f"dfkd_jax.{folder}")
+    assert len(modules) > 3
+    assert violations(imports, modules, forbidden) == []
+
+
+def test_one_module_says_pmap(imports):
+    saying = {module for module in imports.trees if imports.names(module) & DEVICES}
+    # Checkpoints are read onto the first device.
+    assert saying - {"dfkd_jax.runtime.checkpoints"} == {"dfkd_jax.runtime.parallel"}
+    assert "pmap" in imports.names("dfkd_jax.runtime.parallel")
+    assert imports.names("dfkd_jax.runtime.checkpoints") & DEVICES <= {"local_devices"}
+
+
+def test_one_module_says_orbax(imports):
+    importing = {
+        m for m in imports.trees if violations(imports, [m], ["orbax"], direct=True)
+    }
+    assert importing == {"dfkd_jax.runtime.checkpoints"}
+
+
+def test_flags_are_read_by_commands_alone(imports):
+    commands = {"main", "evaluate", "command_line"}
+    importing = {
+        m for m in imports.trees if violations(imports, [m], ["absl"], direct=True)
+    }
+    assert importing <= {f"dfkd_jax.{command}" for command in commands}
+    assert "dfkd_jax.main" in importing
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["config", "main", "evaluate", "command_line", "errors", "models.registry"],
+)
+def test_no_jax_before_the_settings_are_checked(imports, module):
+    forbidden = ["jax", "flax", "optax", "orbax", "jaxtyping", "tensorflow"]
+    assert violations(imports, [f"dfkd_jax.{module}"], forbidden, on_import=True) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "chain"),
+    [
+        ("import toy.data.real", "toy.data.real"),
+        ("from toy.data import real", "toy.data.real"),
+        ("from toy import helper", "toy.data"),
+        ("from ..data.real import load", "toy.data.real"),
+        ("from .. import helper", "toy.data"),
+        ("def f():\n    from toy import data", "toy.data"),
+        ("from toy.wide import anything", "toy.data"),
+        ("import tensorflow_datasets as tfds", "tensorflow_datasets"),
+    ],
+)
+def test_violations_are_found(tmp_path, source, chain):
+    """The walk above would fail if there were something to find."""
+    files = {
+        "__init__.py": "",
+        "data/__init__.py": "",
+        "data/real.py": "",
+        "helper.py": "class A:\n    def f(self):\n        from toy import data",
+        "wide/__init__.py": "from . import narrow",
+        "wide/narrow.py": "import toy.data",
+        "synthesis/__init__.py": "",
+        "synthesis/step.py": source,
+        "synthesis/losses.py": "import jax\nfrom toy.synthesis import priors",
+        "synthesis/priors.py": "from . import losses",
+    }
+    for name, text in files.items():
+        path = tmp_path / "toy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = data_free(Imports(tmp_path / "toy"), "toy")
+    assert f"toy.synthesis.step → {chain}" in found
+    assert not any("losses" in line or "priors" in line for line in found)

@@ -1,0 +1,331 @@
+import copy
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+
+from dfkd_jax import config
+from dfkd_jax.errors import ConfigError
+
+NAN, INF = math.nan, math.inf
+
+
+def values(kind, /, **changes):
+    """The default config of a kind as a mapping, with settings by dotted path."""
+    defaults = {
+        "distillation": config.default_config,
+        "teacher": config.default_teacher_config,
+    }[kind]
+    result = defaults().to_dict()
+    for path, value in changes.items():
+        *groups, key = path.split(".")
+        group = result
+        for name in groups:
+            group = group[name]
+        group[key] = copy.copy(value)
+    return result
+
+
+def refuse(kind, changes, *parts):
+    with pytest.raises(ConfigError) as error:
+        config.parse(values(kind, **changes))
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls"),
+    [
+        ("distillation", config.ExperimentConfig),
+        ("teacher", config.TeacherTrainingConfig),
+    ],
+)
+def test_defaults_are_valid_and_come_back(kind, cls):
+    parsed = config.parse(values(kind))
+    assert parsed == cls(name="unnamed")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed.seed = 1
+
+
+def test_values_arrive():
+    parsed = config.parse(
+        values(
+            "distillation",
+            **{
+                "name": "my-run_2",
+                "seed": 2**32 - 1,
+                "synthesis.grid_factors": [2, 1],
+                "targets.betas": (1, 0.5),
+                "distillation.learning_rate": 1,
+                "student.network": "lenet5",
+            },
+        )
+    )
+    assert (parsed.name, parsed.seed) == ("my-run_2", 2**32 - 1)
+    assert parsed.synthesis.grid_factors == (2, 1)
+    assert parsed.targets.betas == (1.0, 0.5)
+    assert type(parsed.targets.betas[0]) is float
+    assert type(parsed.distillation.learning_rate) is float
+    assert parsed.student.network == "lenet5"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("seeds", 'config.seeds is not a setting. Did you mean "seed"?'),
+        (
+            "synthesis.num_image",
+            'config.synthesis.num_image is not a setting. Did you mean "num_images"?',
+        ),
+        ("data.qqqqq", "config.data.qqqqq is not a setting. There are: dataset, dir"),
+    ],
+)
+def test_unknown_setting_is_named_with_the_closest(path, message):
+    refuse("distillation", {path: 1}, message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("seed", 1.0, "a whole number"),
+        ("seed", "1", "a whole number"),
+        ("seed", True, "a whole number"),
+        ("seed", None, "a whole number"),
+        ("targets.sigma", "1", "a number"),
+        ("targets.sigma", True, "a number"),
+        ("targets.sigma", None, "a number"),
+        ("data.dir", 3, "a text"),
+        ("data.dir", None, "a text"),
+        ("synthesis.grid_factors", (4.0, 1), "whole numbers, as in (4, 2, 1)"),
+        ("synthesis.grid_factors", 4, "whole numbers, as in (4, 2, 1)"),
+        ("synthesis.grid_factors", "421", "whole numbers, as in (4, 2, 1)"),
+        ("synthesis.grid_factors", (True,), "whole numbers, as in (4, 2, 1)"),
+        ("targets.betas", ("1",), "numbers, as in (1.0, 0.1)"),
+        ("targets.betas", 0.1, "numbers, as in (1.0, 0.1)"),
+        ("synthesis", 3, "a group of settings"),
+    ],
+)
+def test_wrong_type(path, value, expected):
+    refuse("distillation", {path: value}, f"config.{path}={value!r} must be {expected}")
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize(
+    "path", ["targets.sigma", "synthesis.l2", "distillation.noise"]
+)
+def test_non_finite_numbers(path, value):
+    refuse("distillation", {path: value}, f"config.{path}={value!r} must be a finite")
+
+
+def test_non_finite_number_in_a_tuple():
+    refuse("distillation", {"targets.betas": (1.0, NAN)}, "config.targets.betas=nan")
+
+
+POSITIVE = "must be at least 1"
+ABOVE_ZERO = "must be above 0"
+NOT_NEGATIVE = "must not be negative"
+UNIT = "must be from 0 to 1"
+RANGES = {
+    "distillation": {
+        POSITIVE: {
+            "synthesis": [
+                "num_images",
+                "images_per_device",
+                "num_steps",
+                "steps_per_call",
+            ],
+            "distillation": [
+                "num_steps",
+                "batch_size",
+                "log_every",
+                "checkpoint_every",
+            ],
+        },
+        ABOVE_ZERO: {
+            "targets": ["sigma"],
+            "synthesis": ["learning_rate", "temperature"],
+            "distillation": ["learning_rate", "temperature"],
+        },
+        NOT_NEGATIVE: {
+            "": ["cpu_devices"],
+            "synthesis": [
+                "init_scale",
+                "total_variation",
+                "l2",
+                "max_shift",
+                "checkpoint_seconds",
+            ],
+            "distillation": [
+                "weight_decay",
+                "shift",
+                "affine",
+                "elastic",
+                "contrast",
+                "brightness",
+                "noise",
+            ],
+        },
+        UNIT: {"distillation": ["mixup", "cutmix"]},
+    },
+    "teacher": {
+        POSITIVE: {"": ["num_epochs", "batch_size", "log_every", "checkpoint_every"]},
+        ABOVE_ZERO: {"": ["learning_rate"]},
+        NOT_NEGATIVE: {
+            "": ["cpu_devices", "warmup_steps", "weight_decay", "max_shift"]
+        },
+    },
+}
+
+
+def range_cases():
+    for kind, messages in RANGES.items():
+        for message, groups in messages.items():
+            for group, keys in groups.items():
+                for key in keys:
+                    path = f"{group}.{key}" if group else key
+                    *_, default = walk(values(kind), path)
+                    if message is UNIT:
+                        yield kind, path, 1.01, message
+                    bad = 0 if message in (POSITIVE, ABOVE_ZERO) else -1
+                    yield kind, path, type(default)(bad), message
+
+
+def walk(mapping, path):
+    for key in path.split("."):
+        mapping = mapping[key]
+        yield mapping
+
+
+@pytest.mark.parametrize(("kind", "path", "value", "message"), list(range_cases()))
+def test_values_out_of_range(kind, path, value, message):
+    refuse(kind, {path: value}, f"config.{path}={value!r}", message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", -1, "from 0 to 4294967295"),
+        ("seed", 2**32, "from 0 to 4294967295"),
+        ("name", "", "use letters, digits, - and _"),
+        ("name", "../up", "use letters, digits, - and _"),
+        ("synthesis.grid_factors", (), "name at least one factor"),
+        ("synthesis.grid_factors", (2, 0), "each at least 1"),
+        ("targets.betas", (), "name at least one"),
+        ("targets.betas", (1.0, 0.0), "each above 0"),
+        ("data.dataset", "", "name a data set"),
+        ("distillation.warmup_steps", -1, "from 0 to below"),
+    ],
+)
+def test_other_ranges(path, value, message):
+    refuse("distillation", {path: value}, f"config.{path}=", message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "choice"),
+    [
+        ("teacher.network", "lenet", "lenet5"),
+        ("student.network", "lenet5_halve", "lenet5_half"),
+        ("targets.distribution", "gausian", "gaussian"),
+        ("targets.scale", "varianc", "variance"),
+        ("targets.weights", "in-coming", "incoming"),
+        ("targets.window", "flat", "flatten"),
+        ("targets.mean", "biases", "bias"),
+        ("targets.feature_layer", "dense2", "dense_2"),
+        ("synthesis.pixel_bounds", "sigmoids", "sigmoid"),
+        ("distillation.labels", "stor", "stored"),
+        ("distillation.loss", "hintn", "hinton"),
+        ("kind", "teachers", "teacher"),
+    ],
+)
+def test_unknown_choice_is_named_with_the_closest(path, value, choice):
+    refuse(
+        "distillation",
+        {path: value},
+        f"config.{path}={value!r} is not known: choose one of",
+        f'Did you mean "{choice}"?',
+    )
+
+
+STORED = {"distillation.labels": "stored", "distillation.loss": "hinton"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"synthesis.num_images": 150},
+            ["config.synthesis.num_images=150", "synthesis.images_per_device=100"],
+        ),
+        (
+            {"synthesis.num_steps": 75},
+            ["config.synthesis.num_steps=75", "synthesis.steps_per_call=50"],
+        ),
+        (
+            {"distillation.warmup_steps": 500, "distillation.num_steps": 500},
+            ["config.distillation.warmup_steps=500", "distillation.num_steps=500"],
+        ),
+        (
+            {"distillation.mixup": 0.75, "distillation.cutmix": 0.5},
+            ["config.distillation.mixup+cutmix=1.25", "must not exceed 1"],
+        ),
+        (
+            {"distillation.labels": "stored"},
+            ["config.distillation.loss='l1'", "hinton"],
+        ),
+        (
+            STORED | {"distillation.mixup": 0.5},
+            ["mixed samples have no stored label"],
+        ),
+        (
+            {"teacher.weights": ""},
+            ["config.teacher.weights=''", "name shipped weights"],
+        ),
+        (
+            {"targets.weights": "outgoing", "targets.feature_layer": "output"},
+            ["config.targets.weights='outgoing'", "nothing comes after", "'output'"],
+        ),
+    ],
+)
+def test_settings_that_clash(changes, parts):
+    refuse("distillation", changes, *parts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        STORED | {"distillation.shift": 1.0},
+        {"targets.weights": "outgoing", "targets.feature_layer": "dense_1"},
+        {"targets.weights": "incoming", "targets.feature_layer": "output"},
+        {"distillation.mixup": 0.5, "distillation.cutmix": 0.5},
+        {"distillation.warmup_steps": 0, "distillation.num_steps": 1},
+        {"synthesis.activation_weight": -0.1, "synthesis.init_offset": -2.0},
+    ],
+)
+def test_settings_at_the_limit_are_allowed(changes):
+    config.parse(values("distillation", **changes))
+
+
+def test_missing_name():
+    with pytest.raises(ConfigError, match=r"config\.name is missing: set it"):
+        config.parse({"kind": "teacher"})
+
+
+def test_kind_is_needed():
+    with pytest.raises(ConfigError, match=r"config\.kind='None' is not known"):
+        config.parse({"name": "x"})
+
+
+def test_unknown_variant_suggests_one():
+    error = config.unknown_variant("smok", ("paper", "smoke"))
+    assert (
+        "no variant 'smok': choose one of paper, smoke. Did you mean \"smoke\"?"
+        in str(error)
+    )
+
+
+@pytest.mark.parametrize("module", ["config", "main", "evaluate", "models.registry"])
+def test_settings_are_checked_before_jax_is_imported(module):
+    check = f"import sys, dfkd_jax.{module}; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
