@@ -97,7 +97,7 @@ def load_params(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         CheckpointError: There is none, or it is damaged.
     """
-    steps = [path for path in folder.iterdir() if path.name.isdigit()]
+    steps = [path for path in folder.glob("*") if path.name.isdigit()]
     path = max(steps, key=lambda path: int(path.name)) if steps else folder
     try:
         sharding = SingleDeviceSharding(jax.local_devices()[0])

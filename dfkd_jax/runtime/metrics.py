@@ -35,8 +35,8 @@ def sums(
         "agreement": ((predicted == teacher_logits.argmax(-1)) * mask).sum(),
         "confusion": true.T @ jax.nn.one_hot(predicted, num_classes),
         "bin_count": bins.sum(0),
-        "bin_confidence": confidence @ bins,
-        "bin_correct": correct @ bins,
+        "bin_confidence": (confidence[:, None] * bins).sum(0),
+        "bin_correct": (correct[:, None] * bins).sum(0),
     }
 
 

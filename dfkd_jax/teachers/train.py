@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from dfkd_jax.config import TeacherTrainingConfig
+from dfkd_jax.errors import ConfigError
 from dfkd_jax.runtime import feed, parallel, rng, training, writers
 from dfkd_jax.teachers import step as steps
 
@@ -39,6 +40,11 @@ def train(
     root = rng.stream(jax.random.key(config.seed), "teacher training")
     steps_an_epoch = len(images) // config.batch_size
     num_steps = config.num_epochs * steps_an_epoch
+    if config.warmup_steps >= num_steps:
+        raise ConfigError(
+            f"config.warmup_steps={config.warmup_steps} must be below the number of "
+            f"steps, {num_steps}."
+        )
     schedule = optax.warmup_cosine_decay_schedule(
         0.0 if config.warmup_steps else config.learning_rate,
         config.learning_rate,
