@@ -1,6 +1,9 @@
 """MNIST: LeNet-5 to its half, from the weights of the shipped teacher alone.
 
-python -m dfkd_jax.main --config=configs/mnist.py
+    python -m dfkd_jax.main --config=configs/mnist.py
+
+About 5 minutes on two cores; 98.6 % of the test set (results/mnist has three seeds).
+`configs/mnist.py:smoke` shows the whole way in under a minute, to about 70 %.
 """
 
 from ml_collections import ConfigDict

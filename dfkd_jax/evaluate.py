@@ -83,6 +83,20 @@ def evaluate(
     return metrics.summarise(totals or {"count": 0}, class_names=class_names)
 
 
+def check_task(description: Any, spec: Any, *, source: str) -> None:
+    """Compares a network's images and classes with those of a data set.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    have = tuple(description.image_shape), description.num_classes
+    if have != (spec.image_shape, spec.num_classes):
+        raise CheckpointError(
+            f"{source} classifies {have[0]} images into {have[1]} classes; {spec.name} "
+            f"has {spec.image_shape} and {spec.num_classes}: name another data set."
+        )
+
+
 def table(figures: dict[str, Any]) -> str:
     """The figures of `evaluate` for people."""
     low, high = figures["accuracy_interval_95"]
@@ -185,15 +199,7 @@ def main(argv: list[str]) -> int:
     path, module, variables, description = load_checkpoint(checkpoint)
     dataset = FLAGS.dataset or description.dataset
     spec = datasets.spec(dataset)
-    if (tuple(description.image_shape), description.num_classes) != (
-        spec.image_shape,
-        len(spec.class_names),
-    ):
-        raise CheckpointError(
-            f"{path} classifies {tuple(description.image_shape)} images into "
-            f"{description.num_classes} classes; {dataset} has {spec.image_shape} and "
-            f"{len(spec.class_names)}: name another --dataset."
-        )
+    check_task(description, spec, source=str(path))
     teacher = FLAGS.teacher or find_teacher(checkpoint)
     compared = (path, module, variables)
     if teacher:

@@ -16,7 +16,7 @@ from dfkd_jax import evaluate as evaluation
 from dfkd_jax.config import ExperimentConfig
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.distillation import loop as distillation_loop
-from dfkd_jax.errors import CheckpointError, ConfigError, DataUnavailableError
+from dfkd_jax.errors import ConfigError, DataUnavailableError
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures, tables
 from dfkd_jax.runtime import files, parallel, progress, weights, writers
@@ -46,7 +46,9 @@ def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int
         teacher.description, network=config.student.network
     )
     spec = datasets.spec(config.data.dataset)
-    _check_task(teacher.description, spec)
+    evaluation.check_task(
+        teacher.description, spec, source=f"The teacher {config.teacher.weights}"
+    )
     student = registry.create(
         config.student.network, num_classes=description.num_classes
     )
@@ -136,18 +138,6 @@ def make_targets(config: ExperimentConfig, teacher: teachers.Teacher) -> Any:
     return gaussian.soft_labels(teacher.module, teacher.variables, normal)
 
 
-def _check_task(description, spec):
-    if (tuple(description.image_shape), description.num_classes) != (
-        spec.image_shape,
-        len(spec.class_names),
-    ):
-        raise CheckpointError(
-            f"The teacher takes {tuple(description.image_shape)} images of "
-            f"{description.num_classes} classes, the data set {spec.name} has "
-            f"{spec.image_shape} and {len(spec.class_names)}: set config.data.dataset."
-        )
-
-
 def _check_devices(config):
     count = parallel.device_count()
     if config.distillation.batch_size % count:
@@ -165,7 +155,7 @@ def _synthesise(config, teacher, draw_labels, transfer_set, workdir, stopwatch):
         progress.say(
             f"Synthesis: {config.synthesis.num_images:,} pseudo samples, "
             f"{config.synthesis.num_steps} steps each, from the weights of "
-            f"{config.teacher.weights} on {parallel.device_count()} devices"
+            f"{config.teacher.weights}; devices: {parallel.device_count()}"
         )
         synthesis_loop.synthesise(
             config.synthesis,

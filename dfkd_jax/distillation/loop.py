@@ -91,11 +91,10 @@ def distil(
         StorageError: A checkpoint cannot be written.
     """
     root = rng.stream(jax.random.key(seed), "distillation")
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0 if config.warmup_steps else config.learning_rate,
+    schedule = training.warmup_cosine(
         config.learning_rate,
-        config.warmup_steps,
-        config.num_steps,
+        warmup_steps=config.warmup_steps,
+        num_steps=config.num_steps,
     )
     params = student.init(rng.stream(root, "student"), jnp.zeros((1, *image_shape)))
     state = steps.create_state(
@@ -135,6 +134,7 @@ def distil(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
         stage="distillation",
+        learning_rate_key="config.distillation.learning_rate",
         folder=workdir / "student",
         workdir=workdir,
         stopwatch=stopwatch,

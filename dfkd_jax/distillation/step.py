@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax.training import train_state
 from jaxtyping import Array, Float
 
 from dfkd_jax.distillation import losses
-from dfkd_jax.runtime import parallel, rng
+from dfkd_jax.runtime import parallel, rng, training
 
 Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
@@ -69,13 +68,9 @@ def make_step(
             mean_loss, has_aux=True
         )(state.params)
         agreement = jnp.mean(student_logits.argmax(-1) == teacher_logits.argmax(-1))
-        value, agreement, gradients = parallel.mean((value, agreement, gradients))
-        metrics = {
-            "loss": value,
-            "agreement": agreement,
-            "gradient_norm": optax.tree.norm(gradients),
-        }
-        return state.apply_gradients(grads=gradients), metrics
+        return training.update(
+            state, gradients, {"loss": value, "agreement": agreement}
+        )
 
     return step
 

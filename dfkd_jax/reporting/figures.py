@@ -1,5 +1,6 @@
 """Pictures of a run. They need the extra `plots` and are left out without it."""
 
+import functools
 import importlib.util
 import pathlib
 from typing import Any
@@ -11,6 +12,7 @@ from dfkd_jax.runtime import files, progress, writers
 PER_CLASS = 6
 
 
+@functools.cache
 def _pyplot() -> Any:
     if importlib.util.find_spec("matplotlib") is None:
         progress.warn('No pictures: pip install "dfkd_jax[plots]" for them.')

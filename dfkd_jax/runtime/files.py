@@ -12,6 +12,8 @@ from typing import Any
 
 from dfkd_jax.errors import CheckpointError, StorageError
 
+GOES_ON = "What was finished is kept; the same command goes on from there"
+
 
 @contextlib.contextmanager
 def storage_errors(path: pathlib.Path) -> Iterator[None]:
@@ -20,17 +22,14 @@ def storage_errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = {
-            errno.ENOSPC: "the disk is full; free some space",
-            errno.EDQUOT: "your disk quota is used up; free some space",
+            errno.ENOSPC: f"the disk is full; free some space. {GOES_ON}",
+            errno.EDQUOT: f"your disk quota is used up; free some space. {GOES_ON}",
             errno.EROFS: "the file system is read-only; choose another --workdir",
             errno.EACCES: "permission denied; choose another --workdir",
             errno.ENOTDIR: "a file is in the way; choose another --workdir",
             errno.EEXIST: "a file is in the way; choose another --workdir",
         }.get(error.errno, error.strerror or str(error))
-        raise StorageError(
-            f"Cannot write {path}: {hint}. What was finished is kept; the same "
-            "command goes on from there."
-        ) from error
+        raise StorageError(f"Cannot write {path}: {hint}.") from error
 
 
 @contextlib.contextmanager
@@ -62,7 +61,10 @@ def read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+        raise CheckpointError(
+            f"{path} is damaged ({error}): delete it to have it made again, or name "
+            "another."
+        ) from error
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -7,9 +7,32 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from dfkd_jax.errors import NonFiniteError
 from dfkd_jax.runtime import checkpoints, feed, parallel, progress, writers
+
+
+def warmup_cosine(peak: float, *, warmup_steps: int, num_steps: int) -> optax.Schedule:
+    """Linear from 0 to `peak` in `warmup_steps`, then cosine to 0 at `num_steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup_steps else peak, peak, warmup_steps, num_steps
+    )
+
+
+def update(state: Any, gradients: Any, metrics: dict[str, Any]) -> tuple[Any, Any]:
+    """`state` one step on, inside a data-parallel step, and the metrics.
+
+    Gradients and metrics are averaged over devices. The norms of the gradient and of
+    the new parameters join the metrics: whatever goes wrong shows in one of them.
+    """
+    gradients, metrics = parallel.mean((gradients, metrics))
+    state = state.apply_gradients(grads=gradients)
+    norms = {
+        "gradient_norm": optax.tree.norm(gradients),
+        "parameter_norm": optax.tree.norm(state.params),
+    }
+    return state, metrics | norms
 
 
 def train(
@@ -23,6 +46,7 @@ def train(
     log_every: int,
     checkpoint_every: int,
     stage: str,
+    learning_rate_key: str,
     folder: pathlib.Path,
     workdir: pathlib.Path,
     stopwatch: writers.Stopwatch,
@@ -40,6 +64,7 @@ def train(
         log_every: Steps between two records of metrics.
         checkpoint_every: Steps between two checkpoints.
         stage: Name in metrics, progress and timings.
+        learning_rate_key: The setting to lower where numbers go wrong.
         folder: For checkpoints.
         workdir: For `metrics.jsonl`.
         stopwatch: Gets the seconds of checkpointed steps.
@@ -77,11 +102,12 @@ def train(
                         f"{stage.capitalize()}: NaN or infinity in "
                         f"{', '.join(k for k, v in scalars.items() if v - v != 0)} by "
                         f"step {step}. The last good checkpoint is kept in {folder}. "
-                        "Lower the stage's learning_rate, in a new --workdir."
+                        f"Lower {learning_rate_key}, in a new --workdir."
                     )
                 if log:
                     writer.write_scalars(step, scalars)
-                    update(step, **scalars)
+                    shown = {k: v for k, v in scalars.items() if "norm" not in k}
+                    update(step, **shown)
                 if save:
                     checkpoints.save(saved, step, state, force=last)
                     stopwatch.add(stage, time.monotonic() - start)

@@ -46,10 +46,8 @@ def save(path: pathlib.Path, variables: Any, description: Description) -> None:
         name: np.ascontiguousarray(leaf)
         for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
     }
-    metadata = {
-        "format": FORMAT,
-        "description": json.dumps(dataclasses.asdict(description)),
-    }
+    # One entry: safetensors writes several in no fixed order.
+    metadata = {FORMAT: json.dumps(dataclasses.asdict(description))}
     with atomic_write(path) as temporary:
         # `save_file` reports a full disk with an error that is no OSError.
         temporary.write_bytes(serialise(tensors, metadata=metadata))
@@ -72,16 +70,16 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], Description]:
             f"{path} is damaged or no safetensors file ({error}): fetch or make it "
             "again."
         ) from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise CheckpointError(
-            f"{path} was not written by dfkd_jax (format {metadata.get('format')!r}, "
-            f"expected {FORMAT!r}): name weights that it wrote."
+            f"{path} was not written by dfkd_jax (no {FORMAT!r} in its metadata): name "
+            "weights that it wrote."
         )
     for name, leaf in flat.items():
         if not np.all(np.isfinite(leaf)):
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity.")
     try:
-        description = Description(**json.loads(metadata["description"]))
+        description = Description(**json.loads(metadata[FORMAT]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its description is damaged ({error})."

@@ -197,5 +197,6 @@ def _non_finite(shards, step, culprit):
     return NonFiniteError(
         f"Synthesis: {culprit} became NaN or infinite at step {step} of shards "
         f"{sorted(set(shards))}. Finished shards are kept. Lower "
-        "config.synthesis.learning_rate or config.targets.sigma, in a new --workdir."
+        "config.synthesis.learning_rate or config.targets.sigma, in a new --workdir; "
+        "if that does not help, the teacher's weights are at fault."
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 
-from dfkd_jax.runtime import parallel, rng
+from dfkd_jax.runtime import parallel, rng, training
 
 
 class TeacherState(train_state.TrainState):
@@ -49,12 +49,6 @@ def make_step(*, max_shift: int) -> Callable[..., tuple[TeacherState, dict[str, 
             state.params
         )
         accuracy = jnp.mean(logits.argmax(-1) == batch["labels"])
-        loss, accuracy, gradients = parallel.mean((loss, accuracy, gradients))
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "gradient_norm": optax.tree.norm(gradients),
-        }
-        return state.apply_gradients(grads=gradients), metrics
+        return training.update(state, gradients, {"loss": loss, "accuracy": accuracy})
 
     return step

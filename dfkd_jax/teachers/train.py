@@ -45,11 +45,10 @@ def train(
             f"config.warmup_steps={config.warmup_steps} must be below the number of "
             f"steps, {num_steps}."
         )
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0 if config.warmup_steps else config.learning_rate,
+    schedule = training.warmup_cosine(
         config.learning_rate,
-        config.warmup_steps,
-        num_steps,
+        warmup_steps=config.warmup_steps,
+        num_steps=num_steps,
     )
     params = network.init(
         rng.stream(root, "weights"), jnp.zeros((1, *images.shape[1:]))
@@ -81,6 +80,7 @@ def train(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
         stage="teacher training",
+        learning_rate_key="config.learning_rate",
         folder=workdir / "teacher",
         workdir=workdir,
         stopwatch=stopwatch,
