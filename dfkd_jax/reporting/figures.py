@@ -39,7 +39,7 @@ def sample_grid(
     std: Any,
     class_names: Any,
 ) -> None:
-    """Pseudo samples by likeliest class, each with its soft label as bars below it.
+    """Pseudo samples by likeliest class, each above the bars of its soft label.
 
     Args:
         path: PNG file.
@@ -47,44 +47,36 @@ def sample_grid(
         labels: `[n, classes]`.
         mean: Per channel, to undo the standardisation.
         std: Per channel, likewise.
-        class_names: One a class; a row each.
+        class_names: One a class; a column each.
     """
     pyplot = _pyplot()
     if pyplot is None:
         return
     pixels = np.clip(images * np.asarray(std) + np.asarray(mean), 0, 1)
     likeliest = labels.argmax(-1)
-    num_classes = len(class_names)
+    classes = range(len(class_names))
     figure, axes = pyplot.subplots(
-        2 * num_classes,
-        PER_CLASS,
-        figsize=(1.15 * PER_CLASS + 1.2, 1.62 * num_classes + 0.7),
-        gridspec_kw={"height_ratios": [3, 1] * num_classes},
+        2 * PER_CLASS,
+        len(class_names),
+        figsize=(1.1 * len(class_names), 1.5 * PER_CLASS + 0.6),
+        gridspec_kw={"height_ratios": [3, 1] * PER_CLASS},
         layout="constrained",
         squeeze=False,
     )
-    for row, name in enumerate(class_names):
-        members = np.flatnonzero(likeliest == row)[:PER_CLASS]
-        for column in range(PER_CLASS):
-            image_axis, bar_axis = axes[2 * row : 2 * row + 2, column]
-            for axis in (image_axis, bar_axis):
-                axis.set_xticks([])
-                axis.set_yticks([])
-            if column >= len(members):
-                image_axis.axis("off")
-                bar_axis.axis("off")
-                continue
-            member = members[column]
-            image_axis.imshow(
-                pixels[member].squeeze(), cmap="gray", vmin=0, vmax=1, aspect="equal"
-            )
-            colours = ["tab:orange" if k == row else "0.6" for k in range(num_classes)]
-            bar_axis.bar(range(num_classes), labels[member], color=colours)
+    for axis in axes.flat:
+        axis.axis("off")
+    for k, name in enumerate(class_names):
+        axes[0, k].set_title(name, fontsize=10)
+        colours = ["tab:orange" if other == k else "0.6" for other in classes]
+        for row, member in enumerate(np.flatnonzero(likeliest == k)[:PER_CLASS]):
+            image_axis, bar_axis = axes[2 * row, k], axes[2 * row + 1, k]
+            image_axis.imshow(pixels[member].squeeze(), cmap="gray", vmin=0, vmax=1)
+            bar_axis.bar(classes, labels[member], color=colours)
             bar_axis.set_ylim(0, 1)
-            if row == num_classes - 1:
-                bar_axis.set_xticks(range(num_classes), range(num_classes), fontsize=5)
-        axes[2 * row, 0].axis("on")
-        axes[2 * row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+            bar_axis.axis("on")
+            bar_axis.set_yticks([])
+            bar_axis.set_xticks(classes, classes, fontsize=5)
+            bar_axis.tick_params(length=0, pad=1)
     figure.suptitle("Pseudo samples and the soft labels they were made for")
     _save(figure, path)
     pyplot.close(figure)
@@ -97,7 +89,12 @@ def loss_curves(workdir: pathlib.Path) -> None:
         return
     panels = (
         ("synthesis, first batch", "cross_entropy", "optimiser step", "cross-entropy"),
-        ("synthesis, first batch", "total_variation", "optimiser step", "variation"),
+        (
+            "synthesis, first batch",
+            "total_variation",
+            "optimiser step",
+            "total variation",
+        ),
         ("distillation", "loss", "step", "distillation loss"),
         ("distillation", "agreement", "step", "agreement with teacher"),
         ("teacher training", "loss", "step", "training loss"),
@@ -121,7 +118,10 @@ def loss_curves(workdir: pathlib.Path) -> None:
     for axis, (stage, steps, values, x_label, y_label) in zip(
         axes[0], found, strict=True
     ):
-        axis.plot(steps, values, linewidth=1.2)
+        axis.plot(steps, values, linewidth=0.8, alpha=0.4)
+        width = max(1, len(values) // 20)
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        axis.plot(steps[width - 1 :], smooth, linewidth=1.5, color="tab:blue")
         axis.set_title(stage)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
