@@ -83,8 +83,14 @@ def evaluate(
     return metrics.summarise(totals or {"count": 0}, class_names=class_names)
 
 
-def check_task(description: Any, spec: Any, *, source: str) -> None:
+def check_task(description: Any, spec: Any, *, source: str, setting: str) -> None:
     """Compares a network's images and classes with those of a data set.
+
+    Args:
+        description: Of the network.
+        spec: Of the data set.
+        source: Where the network is from, for the message.
+        setting: What names the data set, for the message.
 
     Raises:
         CheckpointError: They differ.
@@ -93,7 +99,7 @@ def check_task(description: Any, spec: Any, *, source: str) -> None:
     if have != (spec.image_shape, spec.num_classes):
         raise CheckpointError(
             f"{source} classifies {have[0]} images into {have[1]} classes; {spec.name} "
-            f"has {spec.image_shape} and {spec.num_classes}: name another data set."
+            f"has {spec.image_shape} and {spec.num_classes}: change {setting}."
         )
 
 
@@ -199,7 +205,7 @@ def main(argv: list[str]) -> int:
     path, module, variables, description = load_checkpoint(checkpoint)
     dataset = FLAGS.dataset or description.dataset
     spec = datasets.spec(dataset)
-    check_task(description, spec, source=str(path))
+    check_task(description, spec, source=str(path), setting="--dataset")
     teacher = FLAGS.teacher or find_teacher(checkpoint)
     compared = (path, module, variables)
     if teacher:

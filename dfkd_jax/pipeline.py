@@ -47,7 +47,10 @@ def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int
     )
     spec = datasets.spec(config.data.dataset)
     evaluation.check_task(
-        teacher.description, spec, source=f"The teacher {config.teacher.weights}"
+        teacher.description,
+        spec,
+        source=f"The teacher {config.teacher.weights}",
+        setting="config.data.dataset",
     )
     student = registry.create(
         config.student.network, num_classes=description.num_classes

@@ -13,7 +13,7 @@ from flax import linen as nn
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import step as steps
-from dfkd_jax.runtime import feed, parallel, rng, training, writers
+from dfkd_jax.runtime import feed, optimisation, parallel, rng, training, writers
 
 
 class Source(Protocol):
@@ -91,7 +91,7 @@ def distil(
         StorageError: A checkpoint cannot be written.
     """
     root = rng.stream(jax.random.key(seed), "distillation")
-    schedule = training.warmup_cosine(
+    schedule = optimisation.warmup_cosine(
         config.learning_rate,
         warmup_steps=config.warmup_steps,
         num_steps=config.num_steps,

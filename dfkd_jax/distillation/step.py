@@ -10,7 +10,7 @@ from flax.training import train_state
 from jaxtyping import Array, Float
 
 from dfkd_jax.distillation import losses
-from dfkd_jax.runtime import parallel, rng, training
+from dfkd_jax.runtime import optimisation, parallel, rng
 
 Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
@@ -68,7 +68,7 @@ def make_step(
             mean_loss, has_aux=True
         )(state.params)
         agreement = jnp.mean(student_logits.argmax(-1) == teacher_logits.argmax(-1))
-        return training.update(
+        return optimisation.update(
             state, gradients, {"loss": value, "agreement": agreement}
         )
 

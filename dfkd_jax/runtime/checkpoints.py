@@ -1,7 +1,9 @@
 """Checkpoints of states while they are trained: the only module that says orbax."""
 
 import contextlib
+import io
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,7 +87,8 @@ def restore_or(checkpointer: ocp.training.Checkpointer, state: Any) -> Any:
         state,
     )
     try:
-        return checkpointer.load(latest, abstract_state=abstract)
+        with _quiet_threads():
+            return checkpointer.load(latest, abstract_state=abstract)
     except Exception as error:  # Orbax, TensorStore and JAX raise kinds of their own.
         path = checkpointer.directory / str(latest.step)
         raise _not_restored(path, error) from error
@@ -107,10 +110,22 @@ def load_params(folder: pathlib.Path) -> dict[str, Any]:
             ),
             ocp.metadata(path.absolute()).metadata,
         )
-        tree = ocp.load(path.absolute(), abstract_state=abstract)
+        with _quiet_threads():
+            tree = ocp.load(path.absolute(), abstract_state=abstract)
         return {"params": jax.tree.map(np.asarray, tree["params"])}
     except Exception as error:  # As above.
         raise _not_restored(path, error) from error
+
+
+@contextlib.contextmanager
+def _quiet_threads():
+    """Keeps what the threads of a failed read print from the screen."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            yield
+        except Exception:
+            time.sleep(0.2)  # They find their event loop gone, and say so.
+            raise
 
 
 def _not_restored(path, error):

@@ -62,8 +62,8 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged ({error}): delete it to have it made again, or name "
-            "another."
+            f"{path} cannot be read ({error}): delete it to have it made again, or "
+            "name another."
         ) from error
 
 

@@ -7,32 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from dfkd_jax.errors import NonFiniteError
 from dfkd_jax.runtime import checkpoints, feed, parallel, progress, writers
-
-
-def warmup_cosine(peak: float, *, warmup_steps: int, num_steps: int) -> optax.Schedule:
-    """Linear from 0 to `peak` in `warmup_steps`, then cosine to 0 at `num_steps`."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup_steps else peak, peak, warmup_steps, num_steps
-    )
-
-
-def update(state: Any, gradients: Any, metrics: dict[str, Any]) -> tuple[Any, Any]:
-    """`state` one step on, inside a data-parallel step, and the metrics.
-
-    Gradients and metrics are averaged over devices. The norms of the gradient and of
-    the new parameters join the metrics: whatever goes wrong shows in one of them.
-    """
-    gradients, metrics = parallel.mean((gradients, metrics))
-    state = state.apply_gradients(grads=gradients)
-    norms = {
-        "gradient_norm": optax.tree.norm(gradients),
-        "parameter_norm": optax.tree.norm(state.params),
-    }
-    return state, metrics | norms
 
 
 def train(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 
-from dfkd_jax.runtime import parallel, rng, training
+from dfkd_jax.runtime import optimisation, parallel, rng
 
 
 class TeacherState(train_state.TrainState):
@@ -49,6 +49,8 @@ def make_step(*, max_shift: int) -> Callable[..., tuple[TeacherState, dict[str, 
             state.params
         )
         accuracy = jnp.mean(logits.argmax(-1) == batch["labels"])
-        return training.update(state, gradients, {"loss": loss, "accuracy": accuracy})
+        return optimisation.update(
+            state, gradients, {"loss": loss, "accuracy": accuracy}
+        )
 
     return step

@@ -10,7 +10,7 @@ import optax
 
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.runtime import feed, parallel, rng, training, writers
+from dfkd_jax.runtime import feed, optimisation, parallel, rng, training, writers
 from dfkd_jax.teachers import step as steps
 
 
@@ -45,7 +45,7 @@ def train(
             f"config.warmup_steps={config.warmup_steps} must be below the number of "
             f"steps, {num_steps}."
         )
-    schedule = training.warmup_cosine(
+    schedule = optimisation.warmup_cosine(
         config.learning_rate,
         warmup_steps=config.warmup_steps,
         num_steps=num_steps,

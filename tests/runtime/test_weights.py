@@ -82,17 +82,16 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "not written by dfkd_jax .format None"),
-        ({"format": "pt"}, "not written by dfkd_jax .format 'pt'"),
-        ({"format": weights.FORMAT}, "its description is damaged"),
-        ({"format": weights.FORMAT, "description": "{"}, "its description is damaged"),
-        ({"format": weights.FORMAT, "description": "{}"}, "its description is damaged"),
+        (None, "not written by dfkd_jax"),
+        ({"format": "pt"}, "not written by dfkd_jax"),
+        ({weights.FORMAT: ""}, "its description is damaged"),
+        ({weights.FORMAT: "{"}, "its description is damaged"),
+        ({weights.FORMAT: "{}"}, "its description is damaged"),
         (
             {
-                "format": weights.FORMAT,
-                "description": json.dumps(
+                weights.FORMAT: json.dumps(
                     dataclasses.asdict(DESCRIPTION) | {"colour": 1}
-                ),
+                )
             },
             "its description is damaged",
         ),

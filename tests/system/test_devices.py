@@ -48,7 +48,7 @@ def on_two_devices(lab, tmp_path_factory):
 def test_number_of_devices_does_not_matter(lab, tmp_path, on_two_devices, cpu_devices):
     workdir = tmp_path / "run"
     command = lab.finish(workdir, cpu_devices=cpu_devices, **FEW_STEPS)
-    assert f" on {cpu_devices} devices" in command.stdout
+    assert f"devices: {cpu_devices}\n" in command.stdout
     _assert_same_run(workdir, on_two_devices)
 
 
