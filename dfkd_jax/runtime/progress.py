@@ -58,10 +58,9 @@ def track(
 def _bar(description, total, done, unit):
     columns = (
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
+        progress.BarColumn(bar_width=14),
         progress.MofNCompleteColumn(),
         progress.TextColumn(unit + " {task.fields[values]}"),
-        progress.TimeElapsedColumn(),
         progress.TextColumn("ETA"),
         progress.TimeRemainingColumn(),
     )

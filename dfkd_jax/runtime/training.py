@@ -32,7 +32,7 @@ def train(
 
     Args:
         step_fn: `step(state, constants, batch, key) -> (state, metrics)`,
-            data-parallel; metrics are scalars.
+            data-parallel; metrics are scalars, `loss` among them.
         state: What to start from without a checkpoint; has an int32 `step`.
         constants: What the step reads besides.
         key: Root of the step's randomness; the same in every step.
@@ -83,8 +83,7 @@ def train(
                     )
                 if log:
                     writer.write_scalars(step, scalars)
-                    shown = {k: v for k, v in scalars.items() if "norm" not in k}
-                    update(step, **shown)
+                    update(step, loss=scalars["loss"])
                 if save:
                     checkpoints.save(saved, step, state, force=last)
                     stopwatch.add(stage, time.monotonic() - start)
