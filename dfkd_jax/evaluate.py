@@ -134,9 +134,6 @@ def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any, Any]:
     Raises:
         CheckpointError: There are none, or they are damaged or of an unknown network.
     """
-    import jax
-    import jax.numpy as jnp
-
     from dfkd_jax.models import registry
     from dfkd_jax.runtime import checkpoints, files, weights
 
@@ -160,11 +157,8 @@ def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any, Any]:
     if description.network not in registry.NETWORKS:
         raise CheckpointError(f"{path}: network {description.network!r} is not known.")
     module = registry.create(description.network, num_classes=description.num_classes)
-    expected = jax.eval_shape(
-        module.init, jax.random.key(0), jnp.zeros((1, *description.image_shape))
-    )
-    weights.check_shapes(
-        variables, expected, source=str(path), network=description.network
+    weights.check_fits(
+        module, variables, description, source=str(path), network=description.network
     )
     return path, module, variables, description
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError, safe_open
@@ -118,6 +119,19 @@ def check_shapes(variables: Any, expected: Any, *, source: str, network: str) ->
             f"{source} does not fit the network {network!r}: "
             f"{'; '.join(problems[:4])}{more}. Name the network it was trained with."
         )
+
+
+def check_fits(
+    module: Any, variables: Any, description: Description, *, source: str, network: str
+) -> None:
+    """Compares weights with what `module` would start with, without starting it.
+
+    Raises:
+        CheckpointError: See `check_shapes`.
+    """
+    images = jnp.zeros((1, *description.image_shape))
+    expected = jax.eval_shape(module.init, jax.random.key(0), images)
+    check_shapes(variables, expected, source=source, network=network)
 
 
 def count(variables: Any) -> int:

@@ -5,8 +5,6 @@ import pathlib
 from importlib import resources
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from dfkd_jax.config import NetworkConfig
@@ -24,14 +22,12 @@ class Teacher:
         variables: Its variables (NumPy).
         description: What else is known of it.
         sha256: Digest of the variables.
-        manifest: How it was made, if that is known; else empty.
     """
 
     module: nn.Module
     variables: Any
     description: weights.Description
     sha256: str
-    manifest: dict[str, Any]
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -81,14 +77,12 @@ def load(config: NetworkConfig, **overrides: Any) -> Teacher:
     module = registry.create(
         config.network, num_classes=description.num_classes, **overrides
     )
-    expected = jax.eval_shape(
-        module.init, jax.random.key(0), jnp.zeros((1, *description.image_shape))
+    weights.check_fits(
+        module, variables, description, source=str(path), network=config.network
     )
-    weights.check_shapes(variables, expected, source=str(path), network=config.network)
     return Teacher(
         module=module,
         variables=variables,
         description=description,
         sha256=weights.digest(variables),
-        manifest=manifest,
     )
