@@ -7,29 +7,38 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
+from dfkd_jax.runtime import hosts
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
+def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
     """Runs a command; what a user can mend is one line and a status, no traceback.
 
     0: done. 1: weights, checkpoint, disk or numbers. 2: flags or config. 3: the student
     is made but the held-out set could not be had. 130: interrupted.
+
+    Args:
+        main: The command; gets its name and the arguments that are no flags.
+        positional: Whether there may be such arguments.
     """
 
     def guarded(argv):
         # What Orbax logs as an error, with hundreds of lines, it raises as well.
         logging.set_verbosity(logging.FATAL)
-        if len(argv) > 1:
+        if len(argv) > 1 and not positional:
             return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
         try:
-            return main(argv)
+            with hosts.ending_together():
+                status = main(argv)
         except DfkdError as error:
-            return _fail(error)
+            status = _fail(error)
         except KeyboardInterrupt:
             print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-            return 130
+            status = 130
+        hosts.leave(status)
+        return status
 
     app.run(guarded, flags_parser=_parse)
 
@@ -74,6 +83,20 @@ def config_folder() -> pathlib.Path | None:
     if spec and spec.submodule_search_locations:
         return pathlib.Path(next(iter(spec.submodule_search_locations)))
     return None
+
+
+def read_config(argument: str) -> ConfigDict:
+    """The config of "configs/mnist.py:variant"; the file is executed.
+
+    Raises:
+        ConfigError: There is no such file or variant.
+    """
+    found = _find_config(f"--config={argument}").removeprefix("--config=")
+    name, _, variant = found.partition(":")
+    spec = importlib.util.spec_from_file_location("dfkd_jax_config", name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([variant] if variant else []))
 
 
 def _find_config(argument):

@@ -51,18 +51,65 @@ def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
 class NetworkConfig:
     """A network and, for a teacher, its trained weights.
 
+    A network of your own is any linen module that takes images `[batch, height, width,
+    channels]` and returns logits; nothing needs to be inherited.
+
     Attributes:
         network: A name of `models/registry.py`.
-        weights: Teacher only: a name of `teachers/pretrained`, or a `.safetensors` file
-            written by this package.
+        module: "package.module:Class" of a linen module; takes the place of `network`.
+        arguments: Fields of the linen module. A field `num_classes` is filled in.
+        weights: Teacher only: a name of `teachers/pretrained`, a file (`.safetensors`;
+            `.pt` or `.pth` of PyTorch), or a folder of Orbax checkpoints.
+        mapping: Teacher only: JSON file that says which PyTorch tensors go where.
+        image_shape: Teacher only: (height, width, channels) that it takes. Weights that
+            this package wrote know it, and the next two.
+        mean: Teacher only: one a channel; the teacher gets (pixels - mean) / std, with
+            pixels from 0 to 1.
+        std: Teacher only: one a channel.
     """
 
     network: str = "lenet5"
+    module: str = ""
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ""
+    mapping: str = ""
+    image_shape: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What `models/registry.py` creates."""
+        return self.module or self.network
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for a network that does not exist."""
-        _one_of(f"{path}.network", self.network, tuple(registry.NETWORKS))
+        """Raises ConfigError for a network that cannot be."""
+        if self.module:
+            _require(
+                all(self.module.partition(":")),
+                f"{path}.module",
+                self.module,
+                'write "package.module:Class"',
+            )
+        else:
+            _one_of(f"{path}.network", self.network, tuple(registry.NETWORKS))
+        if self.image_shape:
+            _require(
+                len(self.image_shape) == 3 and min(self.image_shape) > 0,
+                f"{path}.image_shape",
+                self.image_shape,
+                "name height, width and channels",
+            )
+            for key in ("mean", "std"):
+                _require(
+                    len(getattr(self, key)) == self.image_shape[2],
+                    f"{path}.{key}",
+                    getattr(self, key),
+                    f"name one number for each of {self.image_shape[2]} channels",
+                )
+        _require(
+            not self.std or min(self.std) > 0, f"{path}.std", self.std, "above 0 each"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,22 +118,32 @@ class TargetsConfig:
 
     Attributes:
         distribution: "gaussian" (Wang, 2021) or "dirichlet" (ZSKD).
-        feature_layer: Layer whose pre-activation is modelled (gaussian).
+        feature_layer: Layer whose output, before the activation, is modelled
+            (gaussian): its name in the parameter tree, with slashes where nested.
+            Empty: the layer before the last. `python -m dfkd_jax.inspect` lists them.
         sigma: Scale of the covariance (gaussian).
         scale: Whether sigma is a "variance" or a "std" (gaussian).
         weights: Correlate "incoming" or "outgoing" weights (gaussian).
         window: "flatten" or "average" a convolution's window (gaussian).
-        mean: "zero", or the "bias" of the feature layer (gaussian).
+        mean: Of the features (gaussian): "zero", the "bias" of the feature layer, or
+            "batch_norm": running mean and standard deviation of the BatchNorm that
+            follows it. "auto" is "batch_norm" where one does, else "zero".
+        grid: Of a convolutional feature layer (gaussian): features are drawn at this
+            many places each way and interpolated; 1 means one draw for all places.
+        candidates: Draws for each soft label (gaussian). With more than 1, the one is
+            kept that best shows a class drawn evenly: all classes get their share.
         betas: Scalings of the concentration, drawn evenly (dirichlet).
     """
 
     distribution: str = "gaussian"
-    feature_layer: str = "dense_2"
-    sigma: float = 1.5
+    feature_layer: str = ""
+    sigma: float = 2.0
     scale: str = "variance"
     weights: str = "incoming"
     window: str = "flatten"
-    mean: str = "zero"
+    mean: str = "auto"
+    grid: int = 2
+    candidates: int = 1
     betas: tuple[float, ...] = (1.0, 0.1)
 
     def validate(self, path: str) -> None:
@@ -95,8 +152,9 @@ class TargetsConfig:
         _one_of(f"{path}.scale", self.scale, ("variance", "std"))
         _one_of(f"{path}.weights", self.weights, ("incoming", "outgoing"))
         _one_of(f"{path}.window", self.window, ("flatten", "average"))
-        _one_of(f"{path}.mean", self.mean, ("zero", "bias"))
+        _one_of(f"{path}.mean", self.mean, ("auto", "zero", "bias", "batch_norm"))
         _above_zero(self, path, "sigma")
+        _at_least_one(self, path, "grid", "candidates")
         _require(
             bool(self.betas) and min(self.betas) > 0,
             f"{path}.betas",
@@ -133,16 +191,16 @@ class SynthesisConfig:
     images_per_device: int = 100
     num_steps: int = 100
     steps_per_call: int = 50
-    learning_rate: float = 0.1
-    temperature: float = 20.0
+    learning_rate: float = 0.3
+    temperature: float = 10.0
     activation_weight: float = 0.05
     grid_factors: tuple[int, ...] = (4, 2, 1)
     pixel_bounds: str = "sigmoid"
     init_scale: float = 0.3
     init_offset: float = 0.0
-    total_variation: float = 0.0
-    l2: float = 0.0
-    max_shift: int = 0
+    total_variation: float = 1.5e-3
+    l2: float = 3e-4
+    max_shift: int = 1
     checkpoint_seconds: float = 60.0
 
     def validate(self, path: str) -> None:
@@ -213,13 +271,13 @@ class DistillationConfig:
     warmup_steps: int = 200
     weight_decay: float = 0.0
     labels: str = "fresh"
-    loss: str = "l1"
-    temperature: float = 20.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    shift: float = 0.0
-    affine: float = 0.0
-    elastic: float = 0.0
+    loss: str = "hinton"
+    temperature: float = 4.0
+    mixup: float = 0.4
+    cutmix: float = 0.3
+    shift: float = 0.5
+    affine: float = 0.2
+    elastic: float = 0.5
     contrast: float = 0.0
     brightness: float = 0.0
     noise: float = 0.0
@@ -278,18 +336,27 @@ class DataConfig:
     """Where the real data set is; read by evaluation and teacher training alone.
 
     Attributes:
-        dataset: A name of `data/datasets.py`.
+        dataset: A name of `data/datasets.py`; empty to leave evaluation out.
+        file: In place of `dataset`: an `.npz` file with a test set of your own,
+            `images` `[n, height, width, channels]` (uint8, or floats from 0 to 1) and
+            `labels` `[n]`.
         dir: A TFDS data folder; empty for the one in the user's cache.
         raw_dir: A folder with the original files, used to prepare the data set.
     """
 
     dataset: str = "mnist"
+    file: str = ""
     dir: str = ""
     raw_dir: str = ""
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for an empty name; `data` knows which names exist."""
-        _require(bool(self.dataset), f"{path}.dataset", self.dataset, "name a data set")
+        """Raises ConfigError for two test sets; `data` knows which names exist."""
+        _require(
+            not (self.file and self.dataset),
+            f"{path}.file",
+            self.file,
+            f'set {path}.dataset="" with a file of your own',
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -300,6 +367,8 @@ class ExperimentConfig:
         name: Of the experiment, in `results.json` and the default work directory.
         seed: Of everything random.
         cpu_devices: Devices that a CPU is divided into; 0 for one a core.
+        compute_dtype: "float32", or "bfloat16" to let networks compute in it (GPU,
+            TPU); images, parameters and statistics stay float32.
         teacher: Network and weights.
         student: Network.
         targets: Soft labels.
@@ -311,8 +380,13 @@ class ExperimentConfig:
     name: str
     seed: int = 0
     cpu_devices: int = 0
-    teacher: NetworkConfig = NetworkConfig(weights="mnist_lenet5")
-    student: NetworkConfig = NetworkConfig(network="lenet5_half")
+    compute_dtype: str = "float32"
+    teacher: NetworkConfig = dataclasses.field(
+        default_factory=lambda: NetworkConfig(weights="mnist_lenet5")
+    )
+    student: NetworkConfig = dataclasses.field(
+        default_factory=lambda: NetworkConfig(network="lenet5_half")
+    )
     targets: TargetsConfig = TargetsConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
     distillation: DistillationConfig = DistillationConfig()
@@ -326,21 +400,8 @@ class ExperimentConfig:
             bool(self.teacher.weights),
             "teacher.weights",
             self.teacher.weights,
-            "name shipped weights or a .safetensors file",
+            "name shipped weights, a file or a folder of Orbax checkpoints",
         )
-        _one_of(
-            "targets.feature_layer",
-            self.targets.feature_layer,
-            registry.FEATURE_LAYERS[self.teacher.network],
-        )
-        if self.targets.weights == "outgoing":
-            last = registry.FEATURE_LAYERS[self.teacher.network][-1]
-            _require(
-                self.targets.feature_layer != last,
-                "targets.weights",
-                self.targets.weights,
-                f"nothing comes after the last layer {last!r}",
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -351,6 +412,8 @@ class TeacherTrainingConfig:
         name: Of the teacher, in `results.json` and the default work directory.
         seed: Of everything random.
         cpu_devices: Devices that a CPU is divided into; 0 for one a core.
+        compute_dtype: "float32", or "bfloat16" to let networks compute in it (GPU,
+            TPU); images, parameters and statistics stay float32.
         network: A name of `models/registry.py`.
         num_epochs: Passes over the training part.
         batch_size: Images in a step, over all devices.
@@ -366,6 +429,7 @@ class TeacherTrainingConfig:
     name: str
     seed: int = 0
     cpu_devices: int = 0
+    compute_dtype: str = "float32"
     network: str = "lenet5"
     num_epochs: int = 20
     batch_size: int = 128
@@ -381,6 +445,7 @@ class TeacherTrainingConfig:
         """Raises ConfigError for a value out of range."""
         _validate_run(self)
         _one_of("network", self.network, tuple(registry.NETWORKS))
+        _require(bool(self.data.dataset), "data.dataset", self.data.dataset, "name one")
         _at_least_one(
             self, path, "num_epochs", "batch_size", "log_every", "checkpoint_every"
         )
@@ -399,6 +464,7 @@ def _validate_run(config: Any) -> None:
         0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295 (2³² - 1)"
     )
     _not_negative(config, "", "cpu_devices")
+    _one_of("compute_dtype", config.compute_dtype, ("float32", "bfloat16"))
 
 
 KINDS = {"distillation": ExperimentConfig, "teacher": TeacherTrainingConfig}
@@ -454,7 +520,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     missing = [
         name
         for name, field in fields.items()
-        if name not in arguments and field.default is dataclasses.MISSING
+        if name not in arguments
+        and field.default is field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"config.{prefix}{missing[0]} is missing: set it.")
@@ -474,6 +541,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if kind is float and not abs(value) < float("inf"):
             raise ConfigError(f"config.{path}={value!r} must be a finite number.")
         return value
+    if kind == dict[str, Any] and isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     element = {tuple[int, ...]: int, tuple[float, ...]: float}.get(kind)
     if (
         element
@@ -487,5 +556,13 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         str: "a text",
         tuple[int, ...]: "whole numbers, as in (4, 2, 1)",
         tuple[float, ...]: "numbers, as in (1.0, 0.1)",
+        dict[str, Any]: "a group of arguments",
     }[kind]
     raise ConfigError(f"config.{path}={value!r} must be {expected}.")
+
+
+def _plain(value):
+    """Arguments of a linen module, which must be hashable: tuples for lists."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return value

@@ -7,7 +7,7 @@ from typing import Any
 class DfkdError(Exception):
     """One line that names the culprit (key, file, step) and the way out.
 
-    `main` and `evaluate` print it without a traceback and exit with `exit_status`.
+    The commands print it without a traceback and exit with `exit_status`.
     """
 
     exit_status = 1
@@ -33,8 +33,20 @@ class StorageError(DfkdError):
     """The disk is full or a folder cannot be written."""
 
 
+class MissingPackageError(DfkdError):
+    """A package of an extra is not installed; names the extra."""
+
+
+class ExportError(DfkdError):
+    """A network or transfer set cannot be written in the format asked for."""
+
+
 class NonFiniteError(DfkdError):
     """A loss, image or weight became NaN or infinite."""
+
+
+class ProcessError(DfkdError):
+    """The processes of a run on several hosts did not meet or lost one of them."""
 
 
 def did_you_mean(name: str, known: Any) -> str:

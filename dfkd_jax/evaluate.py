@@ -7,6 +7,7 @@
 table, and writes the same as JSON with `--output`.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -41,7 +42,7 @@ def evaluate(
         variables: Its variables.
         teacher: Linen module to compare with; may be `network` itself.
         teacher_variables: Its variables.
-        images: `[n, height, width, channels]` uint8.
+        images: `[n, height, width, channels]`, uint8, or floats from 0 to 1.
         labels: `[n]` integers.
         mean: Per channel, on the pixel scale 0 to 1.
         std: Per channel, likewise.
@@ -53,13 +54,16 @@ def evaluate(
     import jax
     import numpy as np
 
+    from dfkd_jax.models import network as networks
     from dfkd_jax.runtime import metrics, parallel
+
+    scale = 255 if images.dtype == np.uint8 else 1  # To pixels from 0 to 1.
 
     def batch_sums(constants, batch):
         variables, teacher_variables = constants
         return metrics.sums(
-            network.apply(variables, batch["images"]),
-            teacher.apply(teacher_variables, batch["images"]),
+            networks.logits(network, variables, batch["images"]),
+            networks.logits(teacher, teacher_variables, batch["images"]),
             batch["labels"],
             batch["mask"],
         )
@@ -69,7 +73,7 @@ def evaluate(
     size = -(-BATCH_SIZE // parallel.device_count()) * parallel.device_count()
     totals = None
     for start in range(0, len(images), size):
-        pixels = images[start : start + size].astype(np.float32) / 255
+        pixels = images[start : start + size].astype(np.float32) / scale
         missing = size - len(pixels)
         batch = {
             "images": np.pad((pixels - mean) / std, ((0, missing), *[(0, 0)] * 3)),
@@ -103,6 +107,15 @@ def check_task(description: Any, spec: Any, *, source: str, setting: str) -> Non
         )
 
 
+def class_names(description: Any) -> tuple[str, ...]:
+    """What a network's classes are called: by its data set, else by number."""
+    from dfkd_jax.data import datasets
+
+    if description.dataset in datasets.NAMES:
+        return datasets.spec(description.dataset).class_names
+    return tuple(str(place) for place in range(description.num_classes))
+
+
 def table(figures: dict[str, Any]) -> str:
     """The figures of `evaluate` for people."""
     low, high = figures["accuracy_interval_95"]
@@ -128,8 +141,15 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any, Any]:
+def load_checkpoint(
+    path: pathlib.Path, *, module: str = ""
+) -> tuple[pathlib.Path, Any, Any, Any]:
     """Where weights were found, their linen module, the variables, the description.
+
+    Args:
+        path: A work directory, a file or a folder of Orbax checkpoints in the former.
+        module: "package.module:Class", if the network is not one of this package. It is
+            never taken from the checkpoint, since importing it runs its code.
 
     Raises:
         CheckpointError: There are none, or they are damaged or of an unknown network.
@@ -146,7 +166,7 @@ def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any, Any]:
         path = file
         variables, description = weights.load(path)
     elif run and path != run.parent:
-        variables = checkpoints.load_params(path)
+        variables = checkpoints.load_variables(path)
         description = weights.Description(**files.read_json(run)["description"])
     else:
         raise CheckpointError(
@@ -154,13 +174,20 @@ def load_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, Any, Any, Any]:
             "checkpoints of a run: name a work directory of dfkd_jax.main, or weights "
             "that it wrote."
         )
-    if description.network not in registry.NETWORKS:
-        raise CheckpointError(f"{path}: network {description.network!r} is not known.")
-    module = registry.create(description.network, num_classes=description.num_classes)
-    weights.check_fits(
-        module, variables, description, source=str(path), network=description.network
+    if not module and description.network not in registry.NETWORKS:
+        raise CheckpointError(
+            f"{path} is of the network {description.network!r}, which is not of this "
+            f"package: say --module={description.network} if you trust that code."
+        )
+    if module:
+        description = dataclasses.replace(description, network=module)
+    network = registry.create(
+        description.network,
+        num_classes=description.num_classes,
+        arguments=description.arguments,
     )
-    return path, module, variables, description
+    weights.check_fits(network, variables, description, source=str(path))
+    return path, network, variables, description
 
 
 def find_run(path: pathlib.Path) -> pathlib.Path | None:
@@ -174,8 +201,12 @@ def find_teacher(checkpoint: pathlib.Path) -> str:
     from dfkd_jax.runtime import files
 
     run = find_run(checkpoint)
-    settings = files.read_json(run)["config"] if run else {}
-    return settings.get("teacher", {}).get("weights", "")
+    if not run:
+        return ""
+    name = files.read_json(run)["config"].get("teacher", {}).get("weights", "")
+    # A teacher that was given in Python lies in the work directory.
+    beside = run.parent / name
+    return str(beside) if name and beside.is_file() else name
 
 
 def main(argv: list[str]) -> int:
@@ -186,7 +217,8 @@ def main(argv: list[str]) -> int:
     if FLAGS.split not in SPLITS:
         raise ConfigError(f"--split={FLAGS.split} is none of {', '.join(SPLITS)}.")
 
-    from dfkd_jax.data import datasets, tfds
+    from dfkd_jax.config import DataConfig
+    from dfkd_jax.data import datasets, held_out
 
     if FLAGS.dataset:
         datasets.spec(FLAGS.dataset)
@@ -196,21 +228,33 @@ def main(argv: list[str]) -> int:
 
     parallel.configure(cpu_devices=0)
     checkpoint = pathlib.Path(FLAGS.checkpoint)
-    path, module, variables, description = load_checkpoint(checkpoint)
-    dataset = FLAGS.dataset or description.dataset
-    spec = datasets.spec(dataset)
-    check_task(description, spec, source=str(path), setting="--dataset")
+    path, module, variables, description = load_checkpoint(
+        checkpoint, module=FLAGS.module
+    )
+    dataset = "" if FLAGS.data_file else FLAGS.dataset or description.dataset
+    if dataset:
+        spec = datasets.spec(dataset)
+        check_task(description, spec, source=str(path), setting="--dataset")
+    elif not FLAGS.data_file:
+        raise ConfigError(
+            f"{path} names no data set: say --dataset={'|'.join(datasets.NAMES)} or "
+            "--data_file=FILE.npz."
+        )
     teacher = FLAGS.teacher or find_teacher(checkpoint)
     compared = (path, module, variables)
     if teacher:
-        compared = load_checkpoint(teachers.find(teacher))[:3]
-    real = tfds.load(
-        dataset,
-        FLAGS.split,
-        data_dir=FLAGS.data_dir,
+        compared = load_checkpoint(teachers.find(teacher), module=FLAGS.teacher_module)[
+            :3
+        ]
+    settings = DataConfig(
+        dataset=dataset,
+        file=FLAGS.data_file,
+        dir=FLAGS.data_dir,
         raw_dir=FLAGS.raw_dir,
-        report=progress.say,
     )
+    held_out.preflight(settings)
+    real = held_out.load(settings, split=FLAGS.split, report=progress.say)
+    real.check(description, source=str(path))
     figures = evaluate(
         module,
         variables,
@@ -219,8 +263,9 @@ def main(argv: list[str]) -> int:
         labels=real.labels,
         mean=description.mean,
         std=description.std,
-        class_names=spec.class_names,
+        class_names=real.class_names or class_names(description),
     )
+    dataset = real.name
     progress.say(f"{path}: {description.network} on {dataset}, {FLAGS.split} split\n")
     if teacher:
         progress.say(f"compared with the teacher {compared[0]}\n")
@@ -247,6 +292,13 @@ if __name__ == "__main__":
         "",
         "Shipped weights, or a file, to count agreement with; default: the teacher of "
         "the checkpoint's run.",
+    )
+    flags.DEFINE_string(
+        "module", "", "package.module:Class of a network that is not of this package."
+    )
+    flags.DEFINE_string("teacher_module", "", "Likewise, of the teacher's network.")
+    flags.DEFINE_string(
+        "data_file", "", "An .npz file with images and labels, in place of --dataset."
     )
     flags.DEFINE_string("data_dir", "", "TFDS data folder; default in the cache.")
     flags.DEFINE_string("raw_dir", "", "Folder with the data set's original files.")

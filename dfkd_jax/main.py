@@ -9,6 +9,14 @@ A variant follows the file after a colon. Any setting can be changed:
 student, results.json, metrics.jsonl and pictures. A command that was interrupted goes
 on where it was when it is given again.
 
+On several machines, start one process on each with the same flags and the same work
+directory, which they must share (docs/scaling.md):
+
+    python -m dfkd_jax.main --config=configs/mnist.py \
+        --coordinator=HOST:PORT --num_processes=2 --process_id=0
+
+Under Slurm, Open MPI, Kubernetes and on TPU pods JAX finds these three by itself.
+
 Exit status: 0 done; 1 weights, checkpoint, disk or numbers; 2 flags or config; 3 the
 student is made but the held-out test set could not be had (give the command again to
 evaluate only).
@@ -22,9 +30,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from dfkd_jax import command_line, config
-from dfkd_jax.data import tfds
+from dfkd_jax.data import held_out
 from dfkd_jax.errors import ConfigError, DataUnavailableError
-from dfkd_jax.runtime import progress
+from dfkd_jax.runtime import hosts, progress
 
 FLAGS = flags.FLAGS
 
@@ -36,11 +44,15 @@ def main(argv: list[str]) -> int:
         raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
     settings = config.parse(FLAGS.config.to_dict())
     workdir = pathlib.Path(FLAGS.workdir or f"runs/{settings.name}/seed{settings.seed}")
-    availability = tfds.preflight(
-        settings.data.dataset,
-        data_dir=settings.data.dir,
-        raw_dir=settings.data.raw_dir,
+    availability = held_out.preflight(settings.data)
+    hosts.join(
+        coordinator=FLAGS.coordinator,
+        num_processes=FLAGS.num_processes,
+        process_id=FLAGS.process_id,
+        detect=FLAGS.distributed == "auto",
     )
+    from dfkd_jax.runtime import parallel
+
     command = "python -m dfkd_jax.main " + shlex.join(sys.argv[1:])
     if isinstance(settings, config.TeacherTrainingConfig):
         if not availability.obtainable:
@@ -53,6 +65,7 @@ def main(argv: list[str]) -> int:
                 "student will be made all the same and the exit status will be 3."
             )
         from dfkd_jax import pipeline
+    parallel.configure(cpu_devices=settings.cpu_devices)
     return pipeline.run(settings, workdir, command=command)
 
 
@@ -62,5 +75,15 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string(
         "workdir", None, "Where everything goes; default runs/<name>/seed<seed>."
+    )
+    flags.DEFINE_string("coordinator", "", "host:port of process 0 of several.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_enum(
+        "distributed",
+        "auto",
+        ["auto", "off"],
+        "auto: join the processes of a cluster that JAX finds, if there are several; "
+        "off: only those that --coordinator names.",
     )
     command_line.run(main)

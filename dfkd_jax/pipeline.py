@@ -10,16 +10,31 @@ import pathlib
 import time
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from dfkd_jax import evaluate as evaluation
-from dfkd_jax.config import ExperimentConfig
-from dfkd_jax.data import datasets, tfds
+from dfkd_jax.config import ExperimentConfig, TargetsConfig
+from dfkd_jax.data import datasets, held_out
 from dfkd_jax.distillation import loop as distillation_loop
-from dfkd_jax.errors import ConfigError, DataUnavailableError
+from dfkd_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataUnavailableError,
+    did_you_mean,
+)
+from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
-from dfkd_jax.reporting import figures, tables
-from dfkd_jax.runtime import files, parallel, progress, weights, writers
+from dfkd_jax.reporting import figures, pages, soft_labels, tables
+from dfkd_jax.runtime import (
+    files,
+    hosts,
+    parallel,
+    precision,
+    progress,
+    weights,
+    writers,
+)
 from dfkd_jax.runtime.workdir import open_workdir, versions
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
@@ -27,34 +42,50 @@ from dfkd_jax.targets import dirichlet, gaussian
 from dfkd_jax.teachers import weights as teachers
 
 
-def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int:
+def run(
+    config: ExperimentConfig,
+    workdir: pathlib.Path,
+    *,
+    command: str,
+    teacher: weights.TrainedNetwork | None = None,
+    student: Any = None,
+) -> int:
     """Runs what is not finished yet; the exit status (0, or 3 without a test set).
 
     Args:
         config: Settings.
         workdir: Everything goes here.
         command: For `results.json`.
+        teacher: In place of what `config.teacher` names.
+        student: Linen module, in place of what `config.student` names.
 
     Raises:
         DfkdError: Of any stage; what was finished before is kept.
     """
     started = time.monotonic()
     progress.say(f"{config.name}: seed {config.seed}, work directory {workdir}")
-    parallel.configure(cpu_devices=config.cpu_devices)
-    teacher = teachers.load(config.teacher, feature_layer=config.targets.feature_layer)
+    if teacher is None:
+        teacher = teachers.load(config.teacher, dataset=config.data.dataset)
     description = dataclasses.replace(
-        teacher.description, network=config.student.network
-    )
-    spec = datasets.spec(config.data.dataset)
-    evaluation.check_task(
         teacher.description,
-        spec,
-        source=f"The teacher {config.teacher.weights}",
-        setting="config.data.dataset",
+        network=config.student.name,
+        arguments=config.student.arguments,
     )
-    student = registry.create(
-        config.student.network, num_classes=description.num_classes
-    )
+    if config.data.dataset:
+        evaluation.check_task(
+            teacher.description,
+            datasets.spec(config.data.dataset),
+            source=f"The teacher {config.teacher.weights}",
+            setting="config.data.dataset",
+        )
+    if student is None:
+        student = registry.create(
+            config.student.name,
+            num_classes=description.num_classes,
+            arguments=config.student.arguments,
+        )
+    _check_student(student, description)
+    feature_layer = find_feature_layer(config.targets, teacher)
     settings = dataclasses.asdict(config)
     del settings["data"]  # Where the test set is may change between two starts.
     identity = {
@@ -63,7 +94,9 @@ def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int
         "description": dataclasses.asdict(description),
     }
     with open_workdir(workdir, identity):
-        _check_devices(config)
+        parallel.check_devices(
+            config.distillation.batch_size, setting="config.distillation.batch_size"
+        )
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
         transfer_set = TransferSet(
             workdir / "transfer_set",
@@ -80,30 +113,42 @@ def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int
                 },
             ),
         )
-        draw_labels = make_targets(config, teacher)
+        draw_labels = make_targets(config.targets, teacher, feature_layer)
         stopwatch.add("prepare", time.monotonic() - started)
 
-        _synthesise(config, teacher, draw_labels, transfer_set, workdir, stopwatch)
+        _synthesise(
+            config,
+            teacher,
+            feature_layer.name,
+            draw_labels,
+            transfer_set,
+            workdir,
+            stopwatch,
+        )
         variables = _distil(
             config, teacher, student, description, transfer_set, workdir, stopwatch
         )
+        if not hosts.is_first():
+            return hosts.first_says(None)
         figures.loss_curves(workdir)
+        _keep_soft_labels(config, teacher, feature_layer, workdir / "soft_labels.npz")
 
         results = {
             "experiment": config.name,
             "seed": config.seed,
             "data_free": True,
-            "dataset": config.data.dataset,
+            "dataset": config.data.dataset or config.data.file,
+            "feature_layer": feature_layer.name,
             "num_pseudo_samples": len(transfer_set),
             "teacher": {
-                "network": config.teacher.network,
+                "network": config.teacher.name,
                 "weights": config.teacher.weights,
                 "sha256": teacher.sha256,
                 "parameters": weights.count(teacher.variables),
                 "test_accuracy": None,
             },
             "student": {
-                "network": config.student.network,
+                "network": config.student.name,
                 "sha256": weights.digest(variables),
                 "parameters": weights.count(variables),
                 "test_accuracy": None,
@@ -115,43 +160,125 @@ def run(config: ExperimentConfig, workdir: pathlib.Path, *, command: str) -> int
             "versions": versions(),
             "config": settings,
         }
-        return _evaluate(
+        status = _evaluate(
             config, teacher, student, variables, results, workdir, stopwatch
         )
+        pages.write(workdir)
+        return hosts.first_says(status)
 
 
-def make_targets(config: ExperimentConfig, teacher: teachers.Teacher) -> Any:
+def find_feature_layer(
+    targets: TargetsConfig, teacher: weights.TrainedNetwork
+) -> networks.Layer:
+    """The layer of the teacher whose output the normal models.
+
+    Raises:
+        ConfigError: There is none of this name, or it cannot be one.
+    """
+    found = teacher.layers()
+    if not found:
+        raise ConfigError(
+            f"The teacher {teacher.description.network!r} has no layer with a kernel "
+            "and one output a unit: nothing can be a feature layer."
+        )
+    name = targets.feature_layer or networks.penultimate(found)
+    key = f"config.targets.feature_layer={name!r}"
+    if name not in found:
+        raise ConfigError(
+            f"{key} is no layer of the teacher: choose one of {', '.join(found)}."
+            + did_you_mean(name, found)
+        )
+    layer = found[name]
+    if layer.calls > 1:
+        raise ConfigError(
+            f"{key} is called {layer.calls} times by the teacher, so it is not one "
+            f"feature space: choose another of {', '.join(found)}."
+        )
+    if targets.weights == "outgoing" and not layer.next_layer:
+        raise ConfigError(
+            f"config.targets.weights='outgoing' is not possible: after {name!r} comes "
+            "no layer with one input a unit."
+        )
+    if targets.mean == "bias" and "bias" not in networks.lookup(
+        teacher.variables["params"], layer.name
+    ):
+        raise ConfigError(
+            f"config.targets.mean='bias' is not possible: {name!r} has no bias."
+        )
+    if targets.mean == "batch_norm" and not layer.batch_norm:
+        raise ConfigError(
+            f"config.targets.mean='batch_norm' is not possible: no BatchNorm follows "
+            f"{name!r} directly."
+        )
+    return layer
+
+
+def find_kernel(
+    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
+) -> Any:
+    """The kernel that the correlation of the units of `layer` is built from."""
+    name = layer.next_layer if targets.weights == "outgoing" else layer.kernel_layer
+    return jnp.asarray(networks.lookup(teacher.variables["params"], name)["kernel"])
+
+
+def make_targets(
+    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
+) -> Any:
     """`draw(keys [batch]) -> soft labels [batch, classes]` as the config asks."""
-    targets = config.targets
     params = teacher.variables["params"]
-    layers = registry.FEATURE_LAYERS[config.teacher.network]
     if targets.distribution == "dirichlet":
-        return dirichlet.soft_labels(params[layers[-1]]["kernel"], betas=targets.betas)
-    after = layers.index(targets.feature_layer) + 1
+        last = list(teacher.layers().values())[-1]
+        kernel = jnp.asarray(networks.lookup(params, last.kernel_layer)["kernel"])
+        return dirichlet.soft_labels(kernel, betas=targets.betas)
+    mean, std = None, None
+    if targets.mean == "bias":
+        mean = jnp.asarray(networks.lookup(params, layer.name)["bias"])
+    elif targets.mean == "batch_norm" or (targets.mean == "auto" and layer.batch_norm):
+        statistics = networks.lookup(teacher.variables["batch_stats"], layer.batch_norm)
+        mean, std = jnp.asarray(statistics["mean"]), jnp.sqrt(statistics["var"])
     normal = gaussian.feature_normal(
-        params,
-        layer=targets.feature_layer,
-        next_layer=layers[after] if after < len(layers) else None,
+        find_kernel(targets, teacher, layer),
         sigma=targets.sigma,
         scale=targets.scale,
         weights=targets.weights,
         window=targets.window,
-        mean=targets.mean,
+        mean=mean,
+        std=std,
     )
-    return gaussian.soft_labels(teacher.module, teacher.variables, normal)
+
+    def head(features):
+        return networks.head(
+            teacher.module,
+            teacher.variables,
+            features,
+            layer=layer.name,
+            image_shape=tuple(teacher.description.image_shape),
+        )
+
+    return gaussian.soft_labels(
+        head,
+        normal,
+        shape=layer.output_shape,
+        grid=targets.grid,
+        candidates=targets.candidates,
+    )
 
 
-def _check_devices(config):
-    count = parallel.device_count()
-    if config.distillation.batch_size % count:
-        raise ConfigError(
-            f"config.distillation.batch_size={config.distillation.batch_size} "
-            f"cannot be split over {count} devices: make it a multiple, or set "
-            "config.cpu_devices on a CPU."
+def _check_student(student, description):
+    """Before work starts: it takes the teacher's images and tells its classes apart."""
+    _, num_classes = weights.trace(
+        student, description.image_shape, network=description.network
+    )
+    if num_classes != description.num_classes:
+        raise CheckpointError(
+            f"The student {description.network!r} tells {num_classes} classes apart, "
+            f"the teacher {description.num_classes}: change config.student.arguments."
         )
 
 
-def _synthesise(config, teacher, draw_labels, transfer_set, workdir, stopwatch):
+def _synthesise(
+    config, teacher, feature_layer, draw_labels, transfer_set, workdir, stopwatch
+):
     for shard in transfer_set.verify():
         progress.warn(f"Shard {shard} of the transfer set is damaged: making it again.")
     if transfer_set.missing():
@@ -162,7 +289,8 @@ def _synthesise(config, teacher, draw_labels, transfer_set, workdir, stopwatch):
         )
         synthesis_loop.synthesise(
             config.synthesis,
-            teacher=teacher.module,
+            teacher=precision.compute_in(teacher.module, config.compute_dtype),
+            feature_layer=feature_layer,
             variables=teacher.variables,
             mean=teacher.description.mean,
             std=teacher.description.std,
@@ -172,6 +300,8 @@ def _synthesise(config, teacher, draw_labels, transfer_set, workdir, stopwatch):
             workdir=workdir,
             stopwatch=stopwatch,
         )
+    if not hosts.is_first():
+        return
     images, labels = transfer_set.gather(np.arange(min(len(transfer_set), 1_000)))
     figures.sample_grid(
         workdir / "pseudo_samples.png",
@@ -179,31 +309,50 @@ def _synthesise(config, teacher, draw_labels, transfer_set, workdir, stopwatch):
         labels,
         mean=teacher.description.mean,
         std=teacher.description.std,
-        class_names=datasets.spec(config.data.dataset).class_names,
+        class_names=evaluation.class_names(teacher.description),
     )
 
 
 def _distil(config, teacher, student, description, transfer_set, workdir, stopwatch):
     path = workdir / "student.safetensors"
-    if path.exists():
+    if hosts.first_says(path.exists()):
         return weights.load(path)[0]
     progress.say(
-        f"Distillation: {config.student.network} for {config.distillation.num_steps:,} "
+        f"Distillation: {config.student.name} for {config.distillation.num_steps:,} "
         f"steps of {config.distillation.batch_size} augmented pseudo samples"
     )
     variables = distillation_loop.distil(
         config.distillation,
-        teacher=teacher.module,
+        teacher=precision.compute_in(teacher.module, config.compute_dtype),
         variables=teacher.variables,
-        student=student,
+        student=precision.compute_in(student, config.compute_dtype),
         source=transfer_set,
         image_shape=description.image_shape,
         seed=config.seed,
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    weights.save(path, variables, description)
+    if hosts.is_first():
+        weights.save(path, variables, description)
     return variables
+
+
+def _keep_soft_labels(config, teacher, feature_layer, path):
+    """Of both distributions, for the map in the report."""
+    if path.exists():
+        return
+    labels = {}
+    for distribution in ("gaussian", "dirichlet"):
+        targets = dataclasses.replace(config.targets, distribution=distribution)
+        drawn = soft_labels.draw(
+            make_targets(targets, teacher, feature_layer),
+            seed=config.seed,
+            count=soft_labels.NUM_DRAWS,
+        )
+        # ZSKD's is of the last layer's units, which need not be the classes.
+        if drawn.shape[1] == teacher.description.num_classes:
+            labels[distribution] = drawn
+    soft_labels.save(path, labels)
 
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
@@ -213,15 +362,8 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         return 0
     files.write_json(path, results)
     started = time.monotonic()
-    progress.say(f"Evaluation on the test set of {config.data.dataset}")
     try:
-        real = tfds.load(
-            config.data.dataset,
-            "test",
-            data_dir=config.data.dir,
-            raw_dir=config.data.raw_dir,
-            report=progress.say,
-        )
+        real = held_out.load(config.data, split="test", report=progress.say)
     except DataUnavailableError as error:
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
@@ -229,7 +371,14 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
             f"{error} The same command then does the evaluation only."
         )
         return error.exit_status
-    spec = datasets.spec(config.data.dataset)
+    if real is None:
+        progress.say(
+            f"The student is made: {workdir / 'student.safetensors'}. No test set is "
+            "named in config.data, so it is not evaluated."
+        )
+        return 0
+    progress.say(f"Evaluation on the test set of {real.name}")
+    real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
     for role, network, values in (
         ("teacher", teacher.module, teacher.variables),
         ("student", student, variables),
@@ -243,7 +392,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
             labels=real.labels,
             mean=teacher.description.mean,
             std=teacher.description.std,
-            class_names=spec.class_names,
+            class_names=real.class_names or evaluation.class_names(teacher.description),
         )
         results[role] |= {"test_accuracy": found["accuracy"], "evaluation": found}
     stopwatch.add("evaluation", time.monotonic() - started)

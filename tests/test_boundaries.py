@@ -209,6 +209,13 @@ def test_one_module_says_pmap(imports):
     assert imports.names("dfkd_jax.runtime.checkpoints") & DEVICES <= {"local_devices"}
 
 
+def test_one_module_reaches_behind_the_public_names_of_jax(imports):
+    importing = {
+        m for m in imports.trees if violations(imports, [m], ["jax._src"], direct=True)
+    }
+    assert importing == {"dfkd_jax.runtime.hosts"}
+
+
 def test_one_module_says_orbax(imports):
     importing = {
         m for m in imports.trees if violations(imports, [m], ["orbax"], direct=True)
@@ -217,7 +224,7 @@ def test_one_module_says_orbax(imports):
 
 
 def test_flags_are_read_by_commands_alone(imports):
-    commands = {"main", "evaluate", "command_line"}
+    commands = {"main", "evaluate", "inspect", "export", "report", "command_line"}
     importing = {
         m for m in imports.trees if violations(imports, [m], ["absl"], direct=True)
     }
@@ -227,11 +234,30 @@ def test_flags_are_read_by_commands_alone(imports):
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "main", "evaluate", "command_line", "errors", "models.registry"],
+    [
+        "config",
+        "main",
+        "evaluate",
+        "inspect",
+        "report",
+        "export",
+        "command_line",
+        "errors",
+        "models.registry",
+    ],
 )
 def test_no_jax_before_the_settings_are_checked(imports, module):
     forbidden = ["jax", "flax", "optax", "orbax", "jaxtyping", "tensorflow"]
     assert violations(imports, [f"dfkd_jax.{module}"], forbidden, on_import=True) == []
+
+
+def test_reports_ask_no_teacher_and_read_no_real_data(imports):
+    forbidden = ["flax", "safetensors", "tensorflow", "tensorflow_datasets"]
+    forbidden += ["dfkd_jax.data.tfds", "dfkd_jax.teachers", "dfkd_jax.models.layers"]
+    modules = ["dfkd_jax.report", "dfkd_jax.reporting.pages"]
+    assert "dfkd_jax.reporting.run_files" in imports.reached("dfkd_jax.report")
+    assert violations(imports, modules, forbidden) == []
+    assert violations(imports, modules, ["jax"], on_import=True) == []
 
 
 @pytest.mark.parametrize(

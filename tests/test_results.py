@@ -8,7 +8,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXPERIMENTS = sorted(path.name for path in (ROOT / "results").iterdir())
+EXPERIMENTS = sorted(
+    path.name for path in (ROOT / "results").iterdir() if path.name != "benchmarks"
+)
 CONTRACT = (
     "experiment",
     "seed",

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -13,6 +12,7 @@ from flax import linen as nn
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import step as steps
+from dfkd_jax.models import network
 from dfkd_jax.runtime import feed, optimisation, parallel, rng, training, writers
 
 
@@ -96,10 +96,9 @@ def distil(
         warmup_steps=config.warmup_steps,
         num_steps=config.num_steps,
     )
-    params = student.init(rng.stream(root, "student"), jnp.zeros((1, *image_shape)))
     state = steps.create_state(
         student=student,
-        params=params["params"],
+        variables=network.init(student, rng.stream(root, "student"), image_shape),
         optimizer=optax.adamw(schedule, weight_decay=config.weight_decay),
     )
     step_fn = parallel.data_parallel(
@@ -121,7 +120,9 @@ def distil(
             "count": config.batch_size,
         }
         images, labels = source.gather(feed.indices(seed, "images", **where))
-        others, _ = source.gather(feed.indices(seed, "others", **where))
+        others = images  # Looked at where images are mixed, and read there alone.
+        if config.mixup or config.cutmix:
+            others, _ = source.gather(feed.indices(seed, "others", **where))
         return {"images": images, "others": others, "labels": labels}
 
     state = training.train(
@@ -139,4 +140,4 @@ def distil(
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    return {"params": jax.tree.map(np.asarray, state.params)}
+    return jax.tree.map(np.asarray, {"params": state.params} | state.model_state)

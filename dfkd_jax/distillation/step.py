@@ -10,21 +10,34 @@ from flax.training import train_state
 from jaxtyping import Array, Float
 
 from dfkd_jax.distillation import losses
+from dfkd_jax.models import network
 from dfkd_jax.runtime import optimisation, parallel, rng
 
 Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
 
 class StudentState(train_state.TrainState):
-    """The student under training: step, params, opt_state. Replicated."""
+    """The student under training: step, params, opt_state, model_state. Replicated.
+
+    Attributes:
+        model_state: Collections besides `params`: `batch_stats`, say, or nothing.
+    """
+
+    model_state: Any
 
 
-def create_state(*, student: nn.Module, params: Any, optimizer: Any) -> StudentState:
+def create_state(*, student: nn.Module, variables: Any, optimizer: Any) -> StudentState:
     """A student that has made no step.
 
     The step is an int32 array rather than Flax's Python 0, as checkpoints need it.
     """
-    state = StudentState.create(apply_fn=student.apply, params=params, tx=optimizer)
+    model_state = {key: value for key, value in variables.items() if key != "params"}
+    state = StudentState.create(
+        apply_fn=student.apply,
+        params=variables["params"],
+        tx=optimizer,
+        model_state=model_state,
+    )
     return state.replace(step=jnp.zeros((), jnp.int32))
 
 
@@ -53,23 +66,28 @@ def make_step(
         state: StudentState, variables: Any, batch: Mapping[str, Any], key: Any
     ) -> tuple[StudentState, dict[str, Any]]:
         place = parallel.global_index(batch["images"].shape[0])
-        keys = rng.per_example(jax.random.fold_in(key, state.step), place)
+        step_key = jax.random.fold_in(key, state.step)
+        keys = rng.per_example(step_key, place)
+        dropout_key = jax.random.fold_in(rng.stream(step_key, "dropout"), place[0])
         images = jax.vmap(augment)(keys, batch["images"], batch["others"])
         if stored_labels_temperature is None:
-            teacher_logits = teacher.apply(variables, images)
+            teacher_logits = network.logits(teacher, variables, images)
         else:
             teacher_logits = stored_labels_temperature * jnp.log(batch["labels"])
 
         def mean_loss(params):
-            student_logits = student.apply({"params": params}, images, train=True)
-            return loss(student_logits, teacher_logits).mean(), student_logits
+            student_logits, model_state = network.train_logits(
+                student, {"params": params} | state.model_state, images, dropout_key
+            )
+            value = loss(student_logits, teacher_logits).mean()
+            return value, (student_logits, model_state)
 
-        (value, student_logits), gradients = jax.value_and_grad(
+        (value, (student_logits, model_state)), gradients = jax.value_and_grad(
             mean_loss, has_aux=True
         )(state.params)
         agreement = jnp.mean(student_logits.argmax(-1) == teacher_logits.argmax(-1))
         return optimisation.update(
-            state, gradients, {"loss": value, "agreement": agreement}
+            state, gradients, model_state, {"loss": value, "agreement": agreement}
         )
 
     return step

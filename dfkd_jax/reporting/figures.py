@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.runtime import files, progress, writers
+from dfkd_jax.reporting import curves
+from dfkd_jax.reporting.images import to_pixels
+from dfkd_jax.runtime import files, progress
 
 PER_CLASS = 6
 
@@ -55,7 +57,7 @@ def sample_grid(
     pyplot = _pyplot()
     if pyplot is None:
         return
-    pixels = np.clip(images * np.asarray(std) + np.asarray(mean), 0, 1)
+    pixels = to_pixels(images, mean=mean, std=std)
     likeliest = labels.argmax(-1)
     classes = range(len(class_names))
     figure, axes = pyplot.subplots(
@@ -90,25 +92,7 @@ def loss_curves(workdir: pathlib.Path) -> None:
     pyplot = _pyplot()
     if pyplot is None:
         return
-    panels = (
-        ("synthesis, first batch", "cross_entropy", "optimiser step", "cross-entropy"),
-        (
-            "synthesis, first batch",
-            "total_variation",
-            "optimiser step",
-            "total variation",
-        ),
-        ("distillation", "loss", "step", "distillation loss"),
-        ("distillation", "agreement", "step", "agreement with teacher"),
-        ("teacher training", "loss", "step", "training loss"),
-        ("teacher training", "accuracy", "step", "training accuracy"),
-    )
-    found = []
-    for stage, metric, x_label, y_label in panels:
-        records = writers.read_scalars(workdir / "metrics.jsonl", stage=stage)
-        if records:
-            values = [record[metric] for record in records.values()]
-            found.append((stage, list(records), values, x_label, y_label))
+    found = curves.read(workdir / "metrics.jsonl")
     if not found:
         return
     figure, axes = pyplot.subplots(
@@ -118,16 +102,12 @@ def loss_curves(workdir: pathlib.Path) -> None:
         layout="constrained",
         squeeze=False,
     )
-    for axis, (stage, steps, values, x_label, y_label) in zip(
-        axes[0], found, strict=True
-    ):
-        axis.plot(steps, values, linewidth=0.8, alpha=0.4)
-        width = max(1, len(values) // 20)
-        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-        axis.plot(steps[width - 1 :], smooth, linewidth=1.5, color="tab:blue")
-        axis.set_title(stage)
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(y_label)
+    for axis, curve in zip(axes[0], found, strict=True):
+        axis.plot(curve.steps, curve.values, linewidth=0.8, alpha=0.4)
+        axis.plot(*curve.smooth(), linewidth=1.5, color="tab:blue")
+        axis.set_title(curve.stage)
+        axis.set_xlabel(curve.x_label)
+        axis.set_ylabel(curve.y_label)
         axis.grid(alpha=0.3)
     _save(figure, workdir / "loss_curves.png")
     pyplot.close(figure)

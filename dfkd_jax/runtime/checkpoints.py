@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from dfkd_jax.errors import CheckpointError, StorageError
-from dfkd_jax.runtime import files
+from dfkd_jax.runtime import files, hosts, parallel
 
 
 @contextlib.contextmanager
@@ -41,9 +41,11 @@ def open_checkpoints(
     try:
         yield checkpointer
     except BaseException:
-        # Closing raises the error of a failed save again, which would hide the first.
-        with contextlib.suppress(Exception):
-            checkpointer.close()
+        # Closing raises the error of a failed save again, which would hide the first,
+        # and waits for other processes, which may have died.
+        if hosts.count() == 1:
+            with contextlib.suppress(Exception):
+                checkpointer.close()
         raise
     checkpointer.close()
 
@@ -53,13 +55,22 @@ def save(
     step: int,
     state: Any,
     *,
+    split: bool = False,
     force: bool = False,
 ) -> None:
     """Saves `state` as the checkpoint of `step` and waits until it is on disk.
 
+    Args:
+        checkpointer: Of `open_checkpoints`.
+        step: Number of the checkpoint.
+        state: What to save; all processes save together.
+        split: Whether `state` is split over devices rather than whole on each.
+        force: Whether to save at a step that is no multiple of `every_steps`.
+
     Raises:
         StorageError: It cannot be written; the disk is full, say.
     """
+    state = parallel.of_all_processes(state, split=split)
     try:
         checkpointer.save(step, state, force=force)
     except Exception as error:  # TensorStore reports a full disk as ValueError.
@@ -71,8 +82,12 @@ def save(
         ) from error
 
 
-def restore_or(checkpointer: ocp.training.Checkpointer, state: Any) -> Any:
+def restore_or(
+    checkpointer: ocp.training.Checkpointer, state: Any, *, split: bool = False
+) -> Any:
     """The latest checkpoint in the shapes and shardings of `state`, or `state` itself.
+
+    `split` as in `save`.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another network.
@@ -84,18 +99,22 @@ def restore_or(checkpointer: ocp.training.Checkpointer, state: Any) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding
         ),
-        state,
+        parallel.of_all_processes(state, split=split),
     )
     try:
         with _quiet_threads():
-            return checkpointer.load(latest, abstract_state=abstract)
+            restored = checkpointer.load(latest, abstract_state=abstract)
+        return parallel.of_this_process(restored, split=split)
     except Exception as error:  # Orbax, TensorStore and JAX raise kinds of their own.
         path = checkpointer.directory / str(latest.step)
         raise _not_restored(path, error) from error
 
 
-def load_params(folder: pathlib.Path) -> dict[str, Any]:
-    """`{"params": …}` (NumPy) of one checkpoint, or of the latest in a series.
+def load_variables(folder: pathlib.Path) -> dict[str, Any]:
+    """Linen variables (NumPy) of one checkpoint, or of the latest in a series.
+
+    Those of a train state (`params`, and `model_state` or `batch_stats`), a dictionary
+    of variables, or bare parameters.
 
     Raises:
         CheckpointError: There is none, or it is damaged.
@@ -112,9 +131,19 @@ def load_params(folder: pathlib.Path) -> dict[str, Any]:
         )
         with _quiet_threads():
             tree = ocp.load(path.absolute(), abstract_state=abstract)
-        return {"params": jax.tree.map(np.asarray, tree["params"])}
+        return jax.tree.map(np.asarray, _variables(tree))
     except Exception as error:  # As above.
         raise _not_restored(path, error) from error
+
+
+def _variables(tree):
+    if "params" not in tree:
+        return {"params": tree}
+    if "params" in tree["params"]:  # A train state made of whole variables.
+        return tree["params"]
+    state = {"step", "params", "opt_state", "model_state"}
+    others = {key: value for key, value in tree.items() if key not in state}
+    return {"params": tree["params"]} | others | (tree.get("model_state") or {})
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dfkd_jax.runtime import hosts
+
 READ_AHEAD = 4  # Batches that wait while the devices work.
 
 
@@ -22,11 +24,13 @@ def indices(
 ) -> np.ndarray:
     """Which images come at positions `start` to `start + count` of a shuffled reading.
 
-    Each pass over the images is a permutation of its own. Nothing is carried from one
-    call to the next, so a run can go on anywhere.
+    Of these, where several processes share the batch, this process's part. Each pass
+    over the images is a permutation of its own. Nothing is carried from one call to the
+    next, so a run can go on anywhere.
     """
-    epochs, places = np.divmod(np.arange(start, start + count), num_images)
-    chosen = np.empty(count, np.int64)
+    positions = hosts.own_part(np.arange(start, start + count))
+    epochs, places = np.divmod(positions, num_images)
+    chosen = np.empty(len(epochs), np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         chosen[here] = _permutation(seed, stream, int(epoch), num_images)[places[here]]

@@ -12,6 +12,7 @@ from typing import Any
 
 from dfkd_jax.errors import CheckpointError, StorageError
 
+ELSEWHERE = "write elsewhere (--workdir, --output)"
 GOES_ON = "What was finished is kept; the same command goes on from there"
 
 
@@ -24,10 +25,10 @@ def storage_errors(path: pathlib.Path) -> Iterator[None]:
         hint = {
             errno.ENOSPC: f"the disk is full; free some space. {GOES_ON}",
             errno.EDQUOT: f"your disk quota is used up; free some space. {GOES_ON}",
-            errno.EROFS: "the file system is read-only; choose another --workdir",
-            errno.EACCES: "permission denied; choose another --workdir",
-            errno.ENOTDIR: "a file is in the way; choose another --workdir",
-            errno.EEXIST: "a file is in the way; choose another --workdir",
+            errno.EROFS: f"the file system is read-only; {ELSEWHERE}",
+            errno.EACCES: f"permission denied; {ELSEWHERE}",
+            errno.ENOTDIR: f"a file is in the way; {ELSEWHERE}",
+            errno.EEXIST: f"a file is in the way; {ELSEWHERE}",
         }.get(error.errno, error.strerror or str(error))
         raise StorageError(f"Cannot write {path}: {hint}.") from error
 

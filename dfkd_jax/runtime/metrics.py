@@ -51,8 +51,10 @@ def wilson_interval(successes: float, trials: float, *, z: float = 1.959964):
     return ((centre - spread) / scale, (centre + spread) / scale)
 
 
-def summarise(totals: dict[str, np.ndarray], *, class_names: Any) -> dict[str, Any]:
+def summarise(totals: dict[str, Any], *, class_names: Any) -> dict[str, Any]:
     """Accuracy, calibration and per-class figures from summed `sums`.
+
+    `reliability` has a row for each of the equally wide bins of confidence.
 
     Raises:
         ValueError: Nothing was counted.
@@ -76,6 +78,19 @@ def summarise(totals: dict[str, np.ndarray], *, class_names: Any) -> dict[str, A
                 "precision": hits / predicted if predicted else None,
             }
         )
+    reliability = [
+        {
+            "count": int(number),
+            "confidence": float(confidence / number) if number else None,
+            "accuracy": float(right / number) if number else None,
+        }
+        for number, confidence, right in zip(
+            totals["bin_count"],
+            totals["bin_confidence"],
+            totals["bin_correct"],
+            strict=True,
+        )
+    ]
     return {
         "num_examples": int(count),
         "num_correct": int(correct),
@@ -83,6 +98,7 @@ def summarise(totals: dict[str, np.ndarray], *, class_names: Any) -> dict[str, A
         "accuracy_interval_95": [low, high],
         "nll": float(totals["nll"]) / count,
         "expected_calibration_error": float(gap),
+        "reliability": reliability,
         "agreement_with_teacher": float(totals["agreement"]) / count,
         "per_class": per_class,
         "confusion": confusion.astype(int).tolist(),

@@ -14,14 +14,18 @@ def warmup_cosine(peak: float, *, warmup_steps: int, num_steps: int) -> optax.Sc
     )
 
 
-def update(state: Any, gradients: Any, metrics: dict[str, Any]) -> tuple[Any, Any]:
+def update(
+    state: Any, gradients: Any, model_state: Any, metrics: dict[str, Any]
+) -> tuple[Any, Any]:
     """`state` one step on, inside a data-parallel step, and the metrics.
 
-    Gradients and metrics are averaged over devices. The norms of the gradient and of
-    the new parameters join the metrics: whatever goes wrong shows in one of them.
+    Gradients, metrics and what the network carries besides parameters are averaged over
+    devices: BatchNorm normalises with the statistics of a device's part of the batch
+    and keeps the mean of them. The norms of the gradient and of the new parameters join
+    the metrics: whatever goes wrong shows in one of them.
     """
-    gradients, metrics = parallel.mean((gradients, metrics))
-    state = state.apply_gradients(grads=gradients)
+    gradients, model_state, metrics = parallel.mean((gradients, model_state, metrics))
+    state = state.apply_gradients(grads=gradients, model_state=model_state)
     norms = {
         "gradient_norm": optax.tree.norm(gradients),
         "parameter_norm": optax.tree.norm(state.params),

@@ -1,12 +1,16 @@
-"""Devices: the only module that says pmap, mesh or process.
+"""Devices: the only module that says pmap or mesh.
 
 Two lifts of a pure step. `data_parallel`: the state is replicated, the batch split, and
 gradients are averaged inside (teacher, student). `batch_parallel`: the state *is* the
 images, split over devices, with the teacher broadcast and no communication (synthesis).
+
+Where a run has several processes (`hosts`), each holds arrays on its own devices, and
+only `data_parallel` spans them all: gradients are averaged over every device there is.
 """
 
 import os
 import platform
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +19,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dfkd_jax.errors import ConfigError
+from dfkd_jax.runtime import hosts, progress
+
 AXIS = "devices"
+_WHOLE = PartitionSpec()
 
 
 def configure(*, cpu_devices: int) -> None:
@@ -37,15 +45,53 @@ def configure(*, cpu_devices: int) -> None:
         jax.config.update("jax_num_cpu_devices", cpu_devices or cores)
     if jax.config.jax_compilation_cache_dir is None:
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update(
-            "jax_compilation_cache_dir", os.path.join(root, "dfkd_jax", "compiled")
+        _keep_compiled(os.path.join(root, "dfkd_jax", "compiled"))
+
+
+def _keep_compiled(folder: str) -> None:
+    """Keeps compiled programs in `folder`, so that a second start compiles none."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        progress.warn(
+            f"Compiled programs cannot be kept in {folder} ({error.strerror}): every "
+            "start compiles again. Set JAX_COMPILATION_CACHE_DIR to another folder."
         )
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def device_count() -> int:
-    """The number of devices over which batches are split."""
-    return jax.local_device_count()
+    """The number of devices over which batches are split, of all processes."""
+    return jax.device_count()
+
+
+def check_devices(batch_size: int, *, setting: str) -> None:
+    """Makes sure that a batch can be split evenly.
+
+    Args:
+        batch_size: Examples in a step, over all devices.
+        setting: What it is called, for the message.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    here = jax.local_device_count()
+    if here * hosts.count() != device_count():
+        raise ConfigError(
+            f"Process {hosts.index()} of {hosts.count()} has {here} of "
+            f"{device_count()} devices: give every process the same number."
+        )
+    if batch_size % device_count():
+        processes = f" of {hosts.count()} processes" if hosts.count() > 1 else ""
+        raise ConfigError(
+            f"{setting}={batch_size} cannot be split over {device_count()} devices"
+            f"{processes}: make it a multiple, or set config.cpu_devices on a CPU."
+        )
 
 
 def describe() -> dict[str, Any]:
@@ -54,6 +100,7 @@ def describe() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device_kind": jax.local_devices()[0].device_kind,
         "num_devices": device_count(),
+        "num_processes": hosts.count(),
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),
         "platform": platform.platform(),
@@ -71,22 +118,57 @@ def _cpu_name() -> str:
 
 
 def replicate(tree: Any) -> Any:
-    """`tree` with every leaf whole on every device, put there once."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    """`tree` with every leaf whole on every device of this process, put there once."""
+    return jax.device_put(tree, NamedSharding(_mesh(), _WHOLE))
 
 
 def split(tree: Any) -> Any:
-    """Leaves `[batch, …]` as `[devices, batch / devices, …]`, a part on each device."""
+    """Leaves `[batch, …]` as `[devices, batch / devices, …]`, a part on each device.
+
+    Of several processes, each gives its own part of the batch for its own devices.
+    """
+    count = jax.local_device_count()
     return put_split(
-        jax.tree.map(
-            lambda leaf: np.reshape(leaf, (device_count(), -1, *leaf.shape[1:])), tree
-        )
+        jax.tree.map(lambda leaf: np.reshape(leaf, (count, -1, *leaf.shape[1:])), tree)
     )
 
 
 def put_split(tree: Any) -> Any:
     """Leaves `[devices, …]` with one slice of the first axis on each device."""
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec(AXIS)))
+
+
+def of_all_processes(tree: Any, *, split: bool) -> Any:
+    """The arrays of all processes as one, for checkpoints; copies nothing.
+
+    Args:
+        tree: Arrays on the devices of this process.
+        split: Whether they are `[devices, …]` with a slice on each device, rather than
+            whole on every device.
+    """
+    if hosts.count() == 1:
+        return tree
+    return _on(jax.devices(), tree, split)
+
+
+def of_this_process(tree: Any, *, split: bool) -> Any:
+    """The inverse of `of_all_processes`."""
+    if hosts.count() == 1:
+        return tree
+    return _on(jax.local_devices(), tree, split)
+
+
+def _on(devices, tree, split):
+    """The same pieces of arrays, seen as arrays on `devices`."""
+    spec = PartitionSpec(AXIS) if split else _WHOLE
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), spec)
+
+    def see(leaf):
+        shape = (len(devices), *leaf.shape[1:]) if split else leaf.shape
+        pieces = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+    return jax.tree.map(see, tree)
 
 
 def _mesh() -> Mesh:
@@ -99,12 +181,11 @@ def data_parallel(step: Callable[..., Any]) -> Callable[..., Any]:
     Donates `state`. Everything returned must have gone through `mean` inside the step:
     pmap would silently keep the first device's value.
     """
-    return jax.pmap(
+    return _lift(
         step,
         axis_name=AXIS,
         in_axes=(None, None, 0, None),
         out_axes=(None, None),
-        donate_argnums=(0,),
     )
 
 
@@ -113,20 +194,41 @@ def batch_parallel(step: Callable[..., Any]) -> Callable[..., Any]:
 
     Donates `state`. Devices do not communicate; metrics come back one a device.
     """
-    return jax.pmap(step, in_axes=(0, None, 0, None), donate_argnums=(0,))
+    return _lift(step, in_axes=(0, None, 0, None), devices=jax.local_devices())
+
+
+def _lift(step, **options):
+    """A pmap that donates the state and leaves the key on the device.
+
+    Where there are several processes, pmap alone takes a typed key to the host and back
+    in every call.
+    """
+
+    def with_key_data(state, constants, batch, data):
+        return step(state, constants, batch, jax.random.wrap_key_data(data))
+
+    lifted = jax.pmap(with_key_data, donate_argnums=(0,), **options)
+    return lambda state, constants, batch, key: lifted(
+        state, constants, batch, jax.random.key_data(key)
+    )
 
 
 def map_devices(function: Callable[..., Any]) -> Callable[..., Any]:
     """Lifts `function(constants, batch)` without state; used to start one."""
-    return jax.pmap(function, in_axes=(None, 0))
+    return jax.pmap(function, in_axes=(None, 0), devices=jax.local_devices())
 
 
 def mean(tree: Any) -> Any:
     """The mean over devices, inside a `data_parallel` step.
 
-    Leaves travel as one vector, in one collective: fewer waits, and see `settle`.
+    Leaves travel as one vector, in one collective: fewer waits, and see `settle`. On a
+    CPU every device adds up the parts in the order of devices, so that the answer is
+    the same to the last bit however devices are shared out over processes; elsewhere
+    the hardware's own reduction is worth more.
     """
     vector, unravel = ravel_pytree(tree)
+    if jax.default_backend() == "cpu":
+        return unravel(jax.lax.all_gather(vector, AXIS).mean(0))
     return unravel(jax.lax.pmean(vector, AXIS))
 
 

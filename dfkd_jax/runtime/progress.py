@@ -10,15 +10,25 @@ from rich.console import Console
 
 PLAIN_SECONDS = 15.0  # Between two plain lines.
 
+_muted = False
+
+
+def mute() -> None:
+    """Says, warns and shows nothing from now on: another process does."""
+    global _muted
+    _muted = True
+
 
 def say(text: str) -> None:
     """One line for the person who waits."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False, emoji=False)
+    Console(highlight=False, soft_wrap=True, quiet=_muted).print(
+        text, markup=False, emoji=False
+    )
 
 
 def warn(text: str) -> None:
     """One line that should not be missed; on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    Console(stderr=True, highlight=False, soft_wrap=True, quiet=_muted).print(
         f"WARNING: {text}", markup=False, emoji=False, style="bold yellow"
     )
 
@@ -49,7 +59,7 @@ def track(
         `update(done, **values)`, to be called with the units done so far and numbers
         worth showing.
     """
-    bar = _bar if sys.stdout.isatty() else _lines
+    bar = _bar if sys.stdout.isatty() and not _muted else _lines
     with bar(description, total, done, unit) as update:
         yield update
 

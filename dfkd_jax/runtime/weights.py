@@ -1,23 +1,40 @@
 """Weights as safetensors files with a description of the network inside."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save as serialise
 
 from dfkd_jax.errors import CheckpointError
+from dfkd_jax.models import network as networks
 from dfkd_jax.runtime.files import atomic_write
 
 FORMAT = "dfkd_jax-1"
+# Of safetensors, in NumPy's words; bfloat16 becomes float32.
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +42,13 @@ class Description:
     """What has to be known of a network besides its weights.
 
     Attributes:
-        network: A name of `models/registry.py`.
+        network: A name of `models/registry.py`, or "package.module:Class".
         num_classes: Number of logits.
         image_shape: (height, width, channels).
         mean: Per channel, on the pixel scale 0 to 1; images are standardised with it.
         std: Per channel, likewise.
-        dataset: What the network was trained to classify.
+        dataset: What the network was trained to classify; empty if that has no name.
+        arguments: Fields of the linen module besides the number of classes.
     """
 
     network: str
@@ -39,13 +57,54 @@ class Description:
     mean: Sequence[float]
     std: Sequence[float]
     dataset: str
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedNetwork:
+    """A teacher or a student that is done, ready to be asked.
+
+    Attributes:
+        module: Its linen module.
+        variables: Its variables (NumPy).
+        description: What else is known of it.
+    """
+
+    module: Any
+    variables: Any
+    description: Description
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the variables."""
+        return digest(self.variables)
+
+    def layers(self) -> dict[str, networks.Layer]:
+        """Its layers with a kernel; see `models.network.layers`."""
+        shape = tuple(self.description.image_shape)
+        return networks.layers(self.module, self.variables, shape)
+
+    def logits(self, pixels: Any) -> Any:
+        """Logits `[batch, classes]` of `[batch, height, width, channels]`.
+
+        Args:
+            pixels: uint8, or floats from 0 to 1; they are standardised here.
+        """
+        pixels = np.asarray(pixels)
+        scale = 255 if pixels.dtype == np.uint8 else 1
+        mean, std = np.float32(self.description.mean), np.float32(self.description.std)
+        images = jnp.asarray((pixels.astype(np.float32) / scale - mean) / std)
+        return networks.logits(self.module, self.variables, images)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the weights and their description as a safetensors file."""
+        save(pathlib.Path(path), self.variables, self.description)
 
 
 def save(path: pathlib.Path, variables: Any, description: Description) -> None:
     """Writes `variables` and `description` atomically."""
     tensors = {
-        name: np.ascontiguousarray(leaf)
-        for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
+        name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()
     }
     # One entry: safetensors writes several in no fixed order.
     metadata = {FORMAT: json.dumps(dataclasses.asdict(description))}
@@ -60,32 +119,83 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], Description]:
     Raises:
         CheckpointError: The file is missing, damaged, foreign or holds NaN.
     """
-    if not path.is_file():
-        raise CheckpointError(f"Weights {path} are not there: check the path.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}): fetch or make it "
-            "again."
-        ) from error
+    return described(path, *read_tensors(path))
+
+
+def described(
+    path: pathlib.Path, flat: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> tuple[dict[str, Any], Description]:
+    """Variables and description of what `read_tensors` found in `path`.
+
+    Raises:
+        CheckpointError: `save` did not write it, or its description is damaged.
+    """
     if FORMAT not in metadata:
         raise CheckpointError(
             f"{path} was not written by dfkd_jax (no {FORMAT!r} in its metadata): name "
             "weights that it wrote."
         )
+    return traverse_util.unflatten_dict(flat, sep="/"), _describe(path, metadata)
+
+
+def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of any safetensors file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of a dtype that NumPy lacks, or
+            holds NaN.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"Weights {path} are not there: check the path.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        # `safe_open` has no bfloat16 for NumPy.
+        entries = deserialize(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}): fetch or make it "
+            "again."
+        ) from error
+    flat = {name: _tensor(entry, name, path) for name, entry in entries}
+    check_finite(flat, source=str(path))
+    return flat, metadata
+
+
+def _tensor(entry, name, path):
+    data, dtype = entry["data"], entry["dtype"]
+    if dtype == "BF16":
+        # The upper half of a float32.
+        array = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif dtype in DTYPES:
+        array = np.frombuffer(data, DTYPES[dtype])
+    else:
+        raise CheckpointError(f"{path}: tensor {name} is {dtype}: save it as float32.")
+    return array.reshape(entry["shape"])
+
+
+def check_finite(flat: Mapping[str, np.ndarray], *, source: str) -> None:
+    """Raises CheckpointError for the first tensor that holds NaN or infinity."""
     for name, leaf in flat.items():
         if not np.all(np.isfinite(leaf)):
-            raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity.")
+            raise CheckpointError(f"{source}: tensor {name} holds NaN or infinity.")
+
+
+def _describe(path, metadata):
     try:
-        description = Description(**json.loads(metadata[FORMAT]))
+        fields = json.loads(metadata[FORMAT])
+        for name in ("image_shape", "mean", "std"):
+            fields[name] = tuple(fields[name])
+        return Description(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its description is damaged ({error})."
         ) from error
-    return traverse_util.unflatten_dict(flat, sep="/"), description
+
+
+def flatten(variables: Any) -> dict[str, Any]:
+    """Leaves by name: `params/dense_1/kernel`."""
+    return traverse_util.flatten_dict(variables, sep="/")
 
 
 def check_shapes(variables: Any, expected: Any, *, source: str, network: str) -> None:
@@ -100,12 +210,8 @@ def check_shapes(variables: Any, expected: Any, *, source: str, network: str) ->
     Raises:
         CheckpointError: Lists missing, extra and misshapen tensors by name.
     """
-    have = {
-        k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()
-    }
-    want = {
-        k: v.shape for k, v in traverse_util.flatten_dict(expected, sep="/").items()
-    }
+    have = {name: leaf.shape for name, leaf in flatten(variables).items()}
+    want = {name: leaf.shape for name, leaf in flatten(expected).items()}
     problems = [f"{name} is missing" for name in want if name not in have]
     problems += [f"{name} is not part of it" for name in have if name not in want]
     problems += [
@@ -122,16 +228,52 @@ def check_shapes(variables: Any, expected: Any, *, source: str, network: str) ->
 
 
 def check_fits(
-    module: Any, variables: Any, description: Description, *, source: str, network: str
+    module: Any, variables: Any, description: Description, *, source: str
 ) -> None:
-    """Compares weights with what `module` would start with, without starting it.
+    """Compares weights with what `module` would start with, and its logits.
 
     Raises:
-        CheckpointError: See `check_shapes`.
+        CheckpointError: See `check_shapes` and `trace`; or another number of classes.
     """
-    images = jnp.zeros((1, *description.image_shape))
-    expected = jax.eval_shape(module.init, jax.random.key(0), images)
-    check_shapes(variables, expected, source=source, network=network)
+    name = description.network
+    expected, num_classes = trace(module, description.image_shape, network=name)
+    check_shapes(variables, expected, source=source, network=name)
+    if num_classes != description.num_classes:
+        raise CheckpointError(
+            f"Network {name!r} tells {num_classes} classes apart, not "
+            f"{description.num_classes}: change its arguments."
+        )
+
+
+def trace(module: Any, image_shape: Sequence[int], *, network: str) -> tuple[Any, int]:
+    """Shapes of a network's variables and its number of classes, without running it.
+
+    Raises:
+        CheckpointError: It cannot take such images, or returns other than logits.
+    """
+    shape = tuple(image_shape)
+
+    def start(key, images):
+        variables = networks.init(module, key, shape)
+        return variables, networks.logits(module, variables, images)
+
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    try:
+        expected, logits = jax.eval_shape(start, jax.random.key(0), images)
+    except Exception as error:  # Anybody's network may raise anything.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"Network {network!r} cannot be called with images "
+            f"[batch, {', '.join(map(str, shape))}] ({reason[0][:200]}). Check its "
+            "arguments and the images' shape."
+        ) from error
+    found = getattr(logits, "shape", None)
+    if not found or len(found) != 2 or found[0] != 2:
+        raise CheckpointError(
+            f"Network {network!r} returns {found or type(logits).__name__} for two "
+            "images instead of logits (2, classes)."
+        )
+    return expected, found[1]
 
 
 def count(variables: Any) -> int:
@@ -142,7 +284,7 @@ def count(variables: Any) -> int:
 def digest(variables: Any) -> str:
     """SHA-256 over names, shapes and bytes of all tensors, in hexadecimal."""
     total = hashlib.sha256()
-    for name, leaf in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
+    for name, leaf in sorted(flatten(variables).items()):
         array = np.ascontiguousarray(leaf)
         total.update(f"{name}:{array.dtype}:{array.shape};".encode())
         total.update(array.tobytes())

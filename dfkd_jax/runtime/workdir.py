@@ -3,20 +3,25 @@
 import contextlib
 import importlib.metadata
 import pathlib
+import secrets
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dfkd_jax import __version__
-from dfkd_jax.errors import CheckpointError
-from dfkd_jax.runtime import files
+from dfkd_jax.errors import CheckpointError, StorageError
+from dfkd_jax.runtime import files, hosts
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+SHARED_SECONDS = 20  # For a network file system to show what another machine wrote.
 
 
 @contextlib.contextmanager
 def open_workdir(folder: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[None]:
     """Holds `folder` for the run called `identity`; kept as `run.json` in it.
+
+    Process 0 holds it for all processes of the run, which must see the same folder.
 
     Args:
         folder: Made if it is not there.
@@ -24,23 +29,43 @@ def open_workdir(folder: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[
 
     Raises:
         CheckpointError: The folder belongs to another run; names what differs.
-        StorageError: The folder is in use or cannot be written.
+        StorageError: The folder is in use, cannot be written or is not shared.
     """
-    with files.lock(folder):
-        path = folder / "run.json"
-        if path.exists():
-            differences = compare(files.read_json(path), identity)
-            if differences:
-                more = len(differences) - 5
-                raise CheckpointError(
-                    f"{folder} was made with other settings: "
-                    f"{'; '.join(differences[:5])}"
-                    + (f"; and {more} more" if more > 0 else "")
-                    + ". Choose another --workdir, or delete that folder."
-                )
-        else:
+    path = folder / "run.json"
+    with files.lock(folder) if hosts.is_first() else contextlib.nullcontext():
+        if hosts.is_first() and not path.exists():
             files.write_json(path, identity)
+        _meet_in(folder)
+        differences = compare(files.read_json(path), identity)
+        if differences:
+            more = len(differences) - 5
+            raise CheckpointError(
+                f"{folder} was made with other settings: "
+                f"{'; '.join(differences[:5])}"
+                + (f"; and {more} more" if more > 0 else "")
+                + ". Choose another --workdir, or delete that folder."
+            )
         yield
+
+
+def _meet_in(folder):
+    """Makes sure that all processes see the same folder."""
+    if hosts.count() == 1:
+        return
+    path = folder / ".processes.json"
+    mark = hosts.first_says(secrets.token_hex(8))
+    if hosts.is_first():
+        files.write_json(path, {"mark": mark, "count": hosts.count()})
+    hosts.barrier()
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not path.exists() or files.read_json(path)["mark"] != mark:
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"{folder} of process {hosts.index()} is not the folder that process 0 "
+                "writes to: name a --workdir on a file system that all of them share."
+            )
+        time.sleep(0.5)
+    hosts.barrier()
 
 
 def compare(old: Any, new: Any, path: str = "") -> list[str]:

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dfkd_jax.runtime import hosts
 from dfkd_jax.runtime.files import ends_with_newline, storage_errors, write_json
 
 
@@ -38,7 +40,8 @@ class MetricWriter:
 
 @contextlib.contextmanager
 def open_writer(path: pathlib.Path, *, stage: str) -> Iterator[MetricWriter]:
-    """A MetricWriter that is closed at the end."""
+    """A MetricWriter that is closed at the end; it writes in process 0 alone."""
+    path = path if hosts.is_first() else pathlib.Path(os.devnull)
     writer = MetricWriter(path, stage=stage)
     try:
         yield writer
@@ -49,23 +52,23 @@ def open_writer(path: pathlib.Path, *, stage: str) -> Iterator[MetricWriter]:
 def read_scalars(path: pathlib.Path, *, stage: str) -> dict[int, dict[str, float]]:
     """Records of a stage by step; where a step was repeated, the last one counts.
 
-    A line that a killed process left unfinished is passed over.
+    A line that a killed process left unfinished, or that is damaged, is passed over.
     """
     records: dict[int, dict[str, float]] = {}
     if not path.exists():
         return records
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+            if record.pop("stage") == stage:
+                records[int(record.pop("step"))] = record
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if record.pop("stage", None) == stage:
-            records[record.pop("step")] = record
     return dict(sorted(records.items()))
 
 
 class Stopwatch:
-    """Seconds that each stage took, summed over restarts."""
+    """Seconds that each stage took in process 0, summed over restarts."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -76,4 +79,5 @@ class Stopwatch:
     def add(self, stage: str, seconds: float) -> None:
         """Adds to a stage and keeps the sum on disk."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        write_json(self._path, self.seconds)
+        if hosts.is_first():
+            write_json(self._path, self.seconds)

@@ -1,5 +1,10 @@
-"""Makes the transfer set: a batch on every device at a time, a shard a batch."""
+"""Makes the transfer set: a batch on every device at a time, a shard a batch.
 
+Of several processes each makes the batches of its own devices; they meet for
+checkpoints and at the end.
+"""
+
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,7 +17,7 @@ from flax import linen as nn
 
 from dfkd_jax.config import SynthesisConfig
 from dfkd_jax.errors import CheckpointError, NonFiniteError
-from dfkd_jax.runtime import checkpoints, parallel, progress, rng, writers
+from dfkd_jax.runtime import checkpoints, hosts, parallel, progress, rng, writers
 from dfkd_jax.synthesis import parameterisation as parameterisations
 from dfkd_jax.synthesis import step as steps
 from dfkd_jax.synthesis.transfer_set import TransferSet
@@ -36,6 +41,7 @@ def synthesise(
     config: SynthesisConfig,
     *,
     teacher: nn.Module,
+    feature_layer: str,
     variables: Any,
     mean: Any,
     std: Any,
@@ -53,6 +59,7 @@ def synthesise(
     Args:
         config: Settings of synthesis.
         teacher: The teacher's linen module.
+        feature_layer: Whose responses the activation loss looks at.
         variables: Its variables.
         mean: Per channel, of pixels on the scale 0 to 1.
         std: Per channel, likewise.
@@ -77,6 +84,7 @@ def synthesise(
     step = parallel.batch_parallel(
         steps.make_step(
             teacher=teacher,
+            feature_layer=feature_layer,
             parameterisation=parameterisation,
             optimizer=optimizer,
             temperature=config.temperature,
@@ -96,35 +104,33 @@ def synthesise(
     )
     key, variables = parallel.replicate((root, variables))
 
+    cadence = _Cadence(config.checkpoint_seconds)
+
     def make_round(shards, checkpointer):
-        """Images, soft labels and metrics of one shard a device.
+        """Images, soft labels and metrics of one shard a device of this process.
 
         Metrics are `[devices, steps]`, of the steps that were made here.
         """
-        first_index = np.asarray(shards)[:, None] * manifest.shard_size
+        first_index = np.asarray(hosts.own_part(shards))[:, None] * manifest.shard_size
         index = first_index + np.arange(manifest.shard_size)
         index = parallel.put_split(index)
         labels = draw(key, index)
         state = _resume(checkpointer, shards, init(key, index))
+        begun = int(np.asarray(state.step)[0])
         history = []
-        saved = time.monotonic()
-        for done in range(
-            int(np.asarray(state.step)[0]), config.num_steps, config.steps_per_call
-        ):
+        for done in range(begun, config.num_steps, config.steps_per_call):
+            started = time.monotonic()
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, variables, labels, key)
             done += config.steps_per_call
-            history.append(jax.tree.map(np.asarray, metrics))
-            if not np.isfinite(history[-1]["loss"]).all():
-                raise _non_finite(shards, done, "the loss")
-            overdue = time.monotonic() - saved > config.checkpoint_seconds
-            if overdue and done < config.num_steps:
-                saved = time.monotonic()
+            history.append(metrics)
+            if cadence.due(len(history), metrics, started) and done < config.num_steps:
+                _fetch(history, shards, begun)
                 _save(checkpointer, shards, state)
+        metrics = _fetch(history, shards, begun)
         images = np.asarray(render(key, state.params))
         if not np.isfinite(images).all():
             raise _non_finite(shards, config.num_steps, "an image")
-        metrics = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *history)
         return images, np.asarray(labels), metrics
 
     missing = transfer_set.missing()
@@ -145,14 +151,50 @@ def synthesise(
             # Where fewer shards than devices are left, the rest repeats the last one.
             padded = shards + shards[-1:] * (devices - len(shards))
             images, labels, metrics = make_round(padded, checkpointer)
-            for place, shard in enumerate(shards):
-                transfer_set.add(shard, images[place], labels[place])
+            for place, position in enumerate(hosts.own_part(range(devices))):
+                if position < len(shards):
+                    transfer_set.add(shards[position], images[place], labels[place])
             scalars = {name: value[:, -1].mean() for name, value in metrics.items()}
-            writer.write_scalars(len(transfer_set), scalars)
+            left = len(missing) - first - len(shards)
+            made = manifest.num_images - left * manifest.shard_size
+            writer.write_scalars(made, scalars)
             if 0 in shards:
                 _write_steps(workdir, config.num_steps, metrics)
             stopwatch.add("synthesis", time.monotonic() - start)
-            update(len(transfer_set), cross_entropy=scalars["cross_entropy"])
+            update(made, cross_entropy=scalars["cross_entropy"])
+    transfer_set.refresh()
+
+
+class _Cadence:
+    """After how many calls of the devices a checkpoint is due.
+
+    Measured once, by process 0, on the first call after the one that compiles: a clock
+    in every call would keep the devices waiting, and processes save together.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._calls = 0
+
+    def due(self, call: int, metrics: Any, started: float) -> bool:
+        """Whether to save after the `call`th call of a round, begun at `started`."""
+        if not self._calls and call > 1:
+            jax.block_until_ready(metrics)
+            fitting = math.ceil(self._seconds / (time.monotonic() - started))
+            self._calls = hosts.first_says(max(1, fitting))
+        elif not self._calls:
+            jax.block_until_ready(metrics)
+        return self._calls > 0 and call % self._calls == 0
+
+
+def _fetch(history, shards, begun):
+    """Metrics `[devices, steps]` of the calls so far, which must be finite."""
+    history[:] = [jax.tree.map(np.asarray, metrics) for metrics in history]
+    metrics = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *history)
+    finite = np.isfinite(metrics["loss"]).all(axis=0)
+    if not finite.all():
+        raise _non_finite(shards, begun + int(np.argmin(finite)) + 1, "the loss")
+    return metrics
 
 
 def _write_steps(workdir, num_steps, metrics):
@@ -173,22 +215,30 @@ def _save(checkpointer, shards, state):
     checkpoints.save(
         checkpointer,
         latest.step + 1 if latest else 1,
-        {"shards": parallel.put_split(np.asarray(shards)), "images": state},
+        {"shards": _on_every_device(shards), "images": state},
+        split=True,
     )
+
+
+def _on_every_device(shards):
+    """All shards of a round, `[devices, shards]`: processes must agree on a resume."""
+    devices = len(hosts.own_part(shards))
+    return parallel.put_split(np.tile(np.asarray(shards), (devices, 1)))
 
 
 def _resume(checkpointer, shards, state):
     """The checkpoint of a batch under way, if there is one of these very shards."""
     if checkpointer.latest is None:
         return state
-    mine = parallel.put_split(np.asarray(shards))
     try:
         restored = checkpoints.restore_or(
-            checkpointer, {"shards": mine, "images": state}
+            checkpointer,
+            {"shards": _on_every_device(shards), "images": state},
+            split=True,
         )
     except CheckpointError:
         return state  # Of another number of devices; only this batch's steps are lost.
-    if np.array_equal(np.asarray(restored["shards"]), shards):
+    if (np.asarray(restored["shards"]) == shards).all():
         return restored["images"]
     return state
 

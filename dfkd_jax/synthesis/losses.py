@@ -19,9 +19,11 @@ def soft_cross_entropy(
     return -jnp.sum(labels * jax.nn.log_softmax(logits / temperature), axis=-1)
 
 
-def activation_loss(features: Float[Array, "batch units"]) -> Float[Array, " batch"]:
+def activation_loss(
+    features: Float[Array, "batch *places units"],
+) -> Float[Array, " batch"]:
     """-mean |f|: trained networks respond strongly to what they were trained on.
 
     The one-hot counterpart is L_a of DAFL (Chen et al., 2019, equation 6).
     """
-    return -jnp.mean(jnp.abs(features), axis=-1)
+    return -jnp.mean(jnp.abs(features), axis=tuple(range(1, features.ndim)))

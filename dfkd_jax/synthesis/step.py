@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from dfkd_jax.models import network
 from dfkd_jax.runtime import rng
 from dfkd_jax.synthesis import losses, priors
 from dfkd_jax.synthesis.parameterisation import Parameterisation
@@ -48,6 +49,7 @@ def make_init(
 def make_step(
     *,
     teacher: nn.Module,
+    feature_layer: str,
     parameterisation: Parameterisation,
     optimizer: optax.GradientTransformation,
     temperature: float,
@@ -70,8 +72,9 @@ def make_step(
     def loss(params, variables, labels, key):
         images = parameterisation.render(params)
         seen = priors.random_shift(key, images, max_shift=max_shift)
-        features = teacher.apply(variables, seen, method="features")
-        logits = teacher.apply(variables, features, method="head")
+        features, logits = network.features_and_logits(
+            teacher, variables, seen, layer=feature_layer
+        )
         terms = {
             "cross_entropy": losses.soft_cross_entropy(
                 logits, labels, temperature=temperature

@@ -6,8 +6,10 @@
     labels-00000.npy    [shard_size, classes], float32
 
 A shard is written whole before its line is; what a killed process left behind has no
-line and is made again. Reading maps the files into memory and holds no image longer
-than its batch, so memory does not grow with the set.
+line and is made again. Of several processes each writes lines to a file of its own
+(`shards-0001.jsonl`), and process 0 puts them together when it verifies the set.
+Reading fetches the rows of a batch and nothing else, so memory does not grow with the
+set.
 """
 
 import dataclasses
@@ -16,15 +18,19 @@ import io
 import json
 import os
 import pathlib
+import resource
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dfkd_jax.errors import CheckpointError
-from dfkd_jax.runtime import files
+from dfkd_jax.runtime import files, hosts
 
 FORMAT = "dfkd_jax-transfer-set-1"
+# Half of what the system lets a process have open, which is often 1,024.
+OPEN_FILES = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4_096)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class Manifest:
 
 
 class TransferSet:
-    """A transfer set that is being made or read."""
+    """A transfer set that is being made or read, by one thread at a time."""
 
     def __init__(self, folder: pathlib.Path, manifest: Manifest):
         """Opens the set in `folder`, or starts one.
@@ -66,9 +72,12 @@ class TransferSet:
         Raises:
             CheckpointError: `folder` holds a transfer set of other settings.
         """
+        self._open: dict[tuple[int, int], int] = {}
+        weakref.finalize(self, _close, self._open)
         self.folder = folder
         self.manifest = manifest
-        self._index = folder / "shards.jsonl"
+        own = f"shards-{hosts.index():04}.jsonl" if hosts.index() else "shards.jsonl"
+        self._index = folder / own
         with files.storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         path = folder / "manifest.json"
@@ -79,15 +88,28 @@ class TransferSet:
                     f"{path} belongs to another teacher or other settings: choose "
                     "another --workdir, or delete that folder."
                 )
-        else:
+        elif hosts.is_first():
             files.write_json(path, wanted)
         self._shards = self._read_index()
-        self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    @classmethod
+    def existing(cls, folder: pathlib.Path) -> "TransferSet":
+        """The set in `folder`, whatever its settings.
+
+        Raises:
+            CheckpointError: There is none, or its manifest is damaged.
+        """
+        path = folder / "manifest.json"
+        found = files.read_json(path)
+        try:
+            return cls(folder, Manifest(**found))
+        except TypeError as error:
+            raise CheckpointError(f"{path} is damaged ({error}).") from error
 
     def _read_index(self) -> dict[int, dict[str, Any]]:
         shards = {}
-        if self._index.exists():
-            for line in self._index.read_text().splitlines():
+        for index in sorted(self.folder.glob("shards*.jsonl")):
+            for line in index.read_text().splitlines():
                 try:
                     record = json.loads(line)
                     shards[record["shard"]] = record
@@ -119,11 +141,13 @@ class TransferSet:
         sums = []
         for path, array in zip(self.paths(shard), (images, labels), strict=True):
             # NumPy's own writing does not say that a disk is full.
-            content = io.BytesIO()
-            np.save(content, np.asarray(array, np.float32), allow_pickle=False)
+            stream = io.BytesIO()
+            np.save(stream, np.asarray(array, np.float32), allow_pickle=False)
+            # A copy: Python 3.12.1 crashes on a view that a failed write leaves behind.
+            content = stream.getvalue()
             with files.atomic_write(path) as temporary:
-                temporary.write_bytes(content.getvalue())
-            sums.append(files.sha256(path))
+                temporary.write_bytes(content)
+            sums.append(hashlib.sha256(content).hexdigest())
         record = {"shard": shard, "images_sha256": sums[0], "labels_sha256": sums[1]}
         with files.storage_errors(self._index):
             # A newline first ends a line that a killed process left unfinished.
@@ -133,21 +157,40 @@ class TransferSet:
                 file.flush()
                 os.fsync(file.fileno())
         self._shards[shard] = record
-        self._maps.pop(shard, None)  # Of the file that was replaced.
+        self.close()  # A file that was replaced may be open.
 
     def verify(self) -> list[int]:
         """Compares every shard with its checksums and forgets damaged ones.
 
+        Process 0 does it; the others wait, and all know the same shards afterwards.
+
         Returns:
-            The damaged shards; `missing` names them from now on.
+            The damaged shards (in process 0); `missing` names them from now on.
         """
         damaged = []
-        for shard, record in list(self._shards.items()):
-            sums = [files.sha256(path) for path in self.paths(shard)]
-            if sums != [record["images_sha256"], record["labels_sha256"]]:
-                damaged.append(shard)
-                del self._shards[shard]
+        if hosts.is_first():
+            for shard, record in list(self._shards.items()):
+                sums = [files.sha256(path) for path in self.paths(shard)]
+                if sums != [record["images_sha256"], record["labels_sha256"]]:
+                    damaged.append(shard)
+                    del self._shards[shard]
+            self._put_index_together()
+        self.refresh()
         return damaged
+
+    def _put_index_together(self):
+        with files.atomic_write(self._index) as temporary:
+            temporary.write_text(
+                "".join(json.dumps(record) + "\n" for record in self._shards.values())
+            )
+        for other in self.folder.glob("shards-*.jsonl"):
+            other.unlink()
+
+    def refresh(self) -> None:
+        """Waits for all processes and takes in what they made."""
+        hosts.barrier()
+        self._shards = self._read_index()
+        hosts.barrier()  # Nobody adds while another one reads.
 
     def digest(self) -> str:
         """SHA-256 over the checksums of all shards, in order."""
@@ -158,20 +201,71 @@ class TransferSet:
         return total.hexdigest()
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images and soft labels at global `indices`, as copies."""
+        """Images and soft labels at global `indices`.
+
+        Raises:
+            CheckpointError: A shard cannot be read.
+        """
         shards, rows = np.divmod(indices, self.manifest.shard_size)
         images = np.empty((len(indices), *self.manifest.image_shape), np.float32)
         labels = np.empty((len(indices), self.manifest.num_classes), np.float32)
-        for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-            shard_images, shard_labels = self._map(int(shard))
-            images[place] = shard_images[row]
-            labels[place] = shard_labels[row]
+        for number, array in enumerate((images, labels)):
+            size = array[:1].nbytes
+            start = _header_size((self.manifest.shard_size, *array.shape[1:]))
+            # Flat bytes, so that a row is a slice of them.
+            content = memoryview(array.reshape(-1).view(np.uint8))
+            for place, (shard, row) in enumerate(
+                zip(shards.tolist(), rows.tolist(), strict=True)
+            ):
+                self._read(
+                    shard,
+                    number,
+                    content[place * size : (place + 1) * size],
+                    start + row * size,
+                )
         return images, labels
 
-    def _map(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        if shard not in self._maps:
-            self._maps[shard] = tuple(
-                np.load(path, mmap_mode="r", allow_pickle=False)
-                for path in self.paths(shard)
-            )
-        return self._maps[shard]
+    def _read(self, shard, number, content, start):
+        try:
+            file = self._file(shard, number)
+            if os.preadv(file, [content], start) == len(content):
+                return
+            reason = "it is too short"
+        except OSError as error:
+            reason = error.strerror
+        raise CheckpointError(
+            f"Cannot read {self.paths(shard)[number]} ({reason}): delete it and give "
+            "the same command again to have it made again."
+        )
+
+    def _file(self, shard, number):
+        """A descriptor; beyond `OPEN_FILES` the one opened first is closed."""
+        key = (shard, number)
+        if key not in self._open:
+            while len(self._open) >= OPEN_FILES:
+                os.close(self._open.pop(next(iter(self._open))))
+            self._open[key] = os.open(self.paths(shard)[number], os.O_RDONLY)
+        return self._open[key]
+
+    def close(self) -> None:
+        """Closes the files that `gather` opened; reading opens them again."""
+        _close(self._open)
+
+
+def _close(files_by_key):
+    while files_by_key:
+        os.close(files_by_key.popitem()[1])
+
+
+def _header_size(shape):
+    """Bytes before the values in a file of an array of `shape`."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {
+            "descr": np.dtype(np.float32).str,
+            "fortran_order": False,
+            "shape": tuple(shape),
+        },
+    )
+    return len(header.getvalue())

@@ -5,12 +5,11 @@ from the teacher's weights alone, features are drawn for all classes at once, an
 rest of the teacher turns them into soft labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Key
 
@@ -79,44 +78,95 @@ def sample(
 
 
 def feature_normal(
-    params: Any,
+    kernel: Float[Array, "..."],
     *,
-    layer: str,
-    next_layer: str | None,
     sigma: float,
     scale: str = "variance",
     weights: str = "incoming",
     window: str = "flatten",
-    mean: str = "zero",
+    mean: Float[Array, " units"] | None = None,
+    std: Float[Array, " units"] | None = None,
 ) -> Normal:
-    """The normal over the units of `layer`, from the teacher's parameters alone.
+    """The normal over the units of a layer, from the teacher's parameters alone.
 
     Args:
-        params: Parameters of the teacher by layer.
-        layer: The feature layer.
-        next_layer: The layer after it, read when `weights` is "outgoing".
+        kernel: See `unit_vectors`.
         sigma: Scale of the covariance; see `covariance`.
         scale: See `covariance`.
         weights: See `unit_vectors`.
         window: See `unit_vectors`.
-        mean: "zero", or "bias" for the feature layer's bias.
+        mean: Of the units; zero if not given.
+        std: Standard deviations that scale the units, as far as they are known (of a
+            BatchNorm, say): the covariance is then D · covariance · D with D their
+            diagonal matrix.
     """
-    source = next_layer if weights == "outgoing" else layer
-    vectors = unit_vectors(params[source]["kernel"], weights=weights, window=window)
-    bias = params[layer]["bias"]
+    vectors = unit_vectors(kernel, weights=weights, window=window)
+    root = factor(covariance(correlation(vectors), sigma=sigma, scale=scale))
     return Normal(
-        mean=bias if mean == "bias" else jnp.zeros_like(bias),
-        factor=factor(covariance(correlation(vectors), sigma=sigma, scale=scale)),
+        mean=jnp.zeros(len(vectors)) if mean is None else mean,
+        factor=root if std is None else std[:, None] * root,
     )
 
 
+def sample_maps(
+    keys: Key[Array, " batch"], normal: Normal, *, shape: Sequence[int], grid: int
+) -> Float[Array, "batch height width units"]:
+    """Feature maps: draws at `grid × grid` places, interpolated to the whole map.
+
+    Args:
+        keys: One a map.
+        normal: Of the units at a place.
+        shape: (height, width, units).
+        grid: With 1, all places share one draw; from the map's size on, every place
+            has a draw of its own.
+    """
+    rows, columns = (min(grid, size) for size in shape[:2])
+
+    def one(key):
+        places = jax.random.split(key, rows * columns)
+        drawn = sample(places, normal.mean, normal.factor)
+        drawn = drawn.reshape(rows, columns, shape[2])
+        return jax.image.resize(drawn, tuple(shape), "linear")
+
+    return jax.vmap(one)(keys)
+
+
 def soft_labels(
-    teacher: nn.Module, variables: Any, normal: Normal
+    head: Callable[[Any], Any],
+    normal: Normal,
+    *,
+    shape: Sequence[int],
+    grid: int = 1,
+    candidates: int = 1,
 ) -> Callable[[Key[Array, " batch"]], Float[Array, "batch classes"]]:
-    """Draws soft labels: features of `normal` through the rest of the teacher."""
+    """Draws soft labels: features of `normal` through the rest of the teacher.
+
+    The normal may favour some classes. With several candidates, each soft label is of
+    a class drawn evenly: the candidate that gives it the highest probability is kept.
+
+    Args:
+        head: Features `[batch, …, units]` to logits `[batch, classes]`.
+        normal: Of the feature layer's units.
+        shape: Of the feature layer's output: (units,) or (height, width, units).
+        grid: Of a convolutional feature layer; see `sample_maps`.
+        candidates: Draws for each soft label; 1 takes what comes, as in the paper.
+    """
 
     def draw(keys):
-        features = sample(keys, normal.mean, normal.factor)
-        return jax.nn.softmax(teacher.apply(variables, features, method="head"))
+        if len(shape) == 1:
+            features = sample(keys, normal.mean, normal.factor)
+        else:
+            features = sample_maps(keys, normal, shape=shape, grid=grid)
+        return jax.nn.softmax(head(features))
 
-    return jax.jit(draw)
+    def draw_best(keys):
+        several = jax.vmap(lambda key: jax.random.split(key, candidates + 1))(keys)
+        labels = draw(several[:, 1:].reshape(-1))
+        labels = labels.reshape(len(keys), candidates, -1)
+        wanted = jax.vmap(lambda key: jax.random.randint(key, (), 0, labels.shape[2]))(
+            several[:, 0]
+        )
+        chosen = jnp.take_along_axis(labels, wanted[:, None, None], 2).argmax(1)
+        return jnp.take_along_axis(labels, chosen[..., None], 1)[:, 0]
+
+    return jax.jit(draw if candidates == 1 else draw_best)

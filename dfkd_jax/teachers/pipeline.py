@@ -9,10 +9,17 @@ import numpy as np
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.data import datasets, tfds
-from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures
-from dfkd_jax.runtime import files, parallel, progress, weights, writers
+from dfkd_jax.runtime import (
+    files,
+    hosts,
+    parallel,
+    precision,
+    progress,
+    weights,
+    writers,
+)
 from dfkd_jax.runtime.workdir import open_workdir, versions
 from dfkd_jax.teachers import train as training
 
@@ -26,7 +33,6 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         DfkdError: Data, disk, numbers or a work directory of another run.
     """
     progress.say(f"{config.name}: seed {config.seed}, work directory {workdir}")
-    parallel.configure(cpu_devices=config.cpu_devices)
     spec = datasets.spec(config.data.dataset)
     settings = dataclasses.asdict(config)
     settings["data"] = {"dataset": config.data.dataset}
@@ -39,15 +45,11 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         dataset=spec.name,
     )
     identity = {"config": settings, "description": dataclasses.asdict(description)}
-    if config.batch_size % parallel.device_count():
-        raise ConfigError(
-            f"config.batch_size={config.batch_size} cannot be split over "
-            f"{parallel.device_count()} devices: make it a multiple."
-        )
+    parallel.check_devices(config.batch_size, setting="config.batch_size")
     with open_workdir(workdir, identity):
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
         path = workdir / "teacher.safetensors"
-        if path.with_suffix(".json").exists():
+        if hosts.first_says(path.with_suffix(".json").exists()):
             progress.say(f"Finished before: {path}")
             return 0
 
@@ -69,7 +71,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         )
         variables = training.train(
             config,
-            network=network,
+            teacher=precision.compute_in(network, config.compute_dtype),
             images=real.images,
             labels=real.labels,
             mean=mean,
@@ -77,6 +79,8 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             workdir=workdir,
             stopwatch=stopwatch,
         )
+        if not hosts.is_first():
+            return hosts.first_says(None)
         figures.loss_curves(workdir)
         weights.save(path, variables, description)
         started = time.monotonic()
@@ -117,4 +121,4 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         files.write_json(path.with_suffix(".json"), manifest)
         progress.say(evaluation.table(found["test"]))
         progress.say(f"  {path}\n  {path.with_suffix('.json')}")
-    return 0
+        return hosts.first_says(0)

@@ -10,6 +10,7 @@ import optax
 
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.errors import ConfigError
+from dfkd_jax.models import network as networks
 from dfkd_jax.runtime import feed, optimisation, parallel, rng, training, writers
 from dfkd_jax.teachers import step as steps
 
@@ -17,7 +18,7 @@ from dfkd_jax.teachers import step as steps
 def train(
     config: TeacherTrainingConfig,
     *,
-    network: Any,
+    teacher: Any,
     images: np.ndarray,
     labels: np.ndarray,
     mean: np.ndarray,
@@ -29,7 +30,7 @@ def train(
 
     Args:
         config: Settings.
-        network: The linen module.
+        teacher: The linen module.
         images: `[n, height, width, channels]` uint8, the training part.
         labels: `[n]` classes.
         mean: Per channel, on the pixel scale 0 to 1.
@@ -50,13 +51,13 @@ def train(
         warmup_steps=config.warmup_steps,
         num_steps=num_steps,
     )
-    params = network.init(
-        rng.stream(root, "weights"), jnp.zeros((1, *images.shape[1:]))
-    )["params"]
+    variables = networks.init(teacher, rng.stream(root, "weights"), images.shape[1:])
+    params = variables.pop("params")
     state = steps.TeacherState.create(
-        apply_fn=network.apply,
+        apply_fn=teacher.apply,
         params=params,
         tx=optax.adamw(schedule, weight_decay=config.weight_decay),
+        model_state=variables,
     ).replace(step=jnp.zeros((), jnp.int32))
 
     def read(step):
@@ -71,7 +72,9 @@ def train(
         return {"images": (pixels - mean) / std, "labels": labels[chosen]}
 
     state = training.train(
-        parallel.data_parallel(steps.make_step(max_shift=config.max_shift)),
+        parallel.data_parallel(
+            steps.make_step(teacher=teacher, max_shift=config.max_shift)
+        ),
         state=state,
         constants=(),
         key=rng.stream(root, "augmentation"),
@@ -85,4 +88,4 @@ def train(
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    return {"params": jax.tree.map(np.asarray, state.params)}
+    return jax.tree.map(np.asarray, {"params": state.params} | state.model_state)

@@ -62,7 +62,7 @@ def take_step(*, kernel, augment=unchanged, stored=False, loss="hinton", num_ste
     )
     state = steps.create_state(
         student=Linear(),
-        params=variables_of(kernel)["params"],
+        variables=variables_of(kernel),
         optimizer=optax.sgd(RATE),
     )
     teacher = variables_of(KERNELS["teacher"])

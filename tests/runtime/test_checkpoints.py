@@ -102,7 +102,7 @@ def test_damaged_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=f"Checkpoint {tmp_path}/5 cannot be"):
         restore(tmp_path, make_state(0))
     with pytest.raises(CheckpointError, match=f"Checkpoint {tmp_path}/5 cannot be"):
-        checkpoints.load_params(tmp_path)
+        checkpoints.load_variables(tmp_path)
 
 
 def test_half_written_checkpoint_is_passed_over(tmp_path):
@@ -132,7 +132,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, other):
 @pytest.mark.parametrize("where", ["", "4"], ids=["series", "one checkpoint"])
 def test_parameters_alone(tmp_path, where):
     save(tmp_path, [2, 4])
-    found = checkpoints.load_params(tmp_path / where)
+    found = checkpoints.load_variables(tmp_path / where)
     kernel = found["params"]["dense"]["kernel"]
     assert isinstance(kernel, np.ndarray)
     np.testing.assert_array_equal(kernel, make_state(4).params["dense"]["kernel"])
@@ -141,7 +141,7 @@ def test_parameters_alone(tmp_path, where):
 @failing_load
 def test_folder_without_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be restored"):
-        checkpoints.load_params(tmp_path)
+        checkpoints.load_variables(tmp_path)
 
 
 def test_folder_that_cannot_be_made(tmp_path):

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from dfkd_jax.runtime import feed
+from dfkd_jax.runtime import feed, hosts
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,14 @@ def test_thread_ends_when_the_loop_raises():
 
     with pytest.raises(ValueError, match="NaN"):
         loop()
+
+
+def test_processes_share_a_batch(monkeypatch):
+    whole = read(7, 12)
+    parts = []
+    monkeypatch.setattr(hosts, "_count", 3)
+    for index in range(3):
+        monkeypatch.setattr(hosts, "_index", index)
+        parts.append(read(7, 12))
+    assert [len(part) for part in parts] == [4, 4, 4]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)

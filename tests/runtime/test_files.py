@@ -154,8 +154,8 @@ def test_read_only_disk_is_one_clear_error(mount, write):
     [
         (errno.ENOSPC, "the disk is full; free some space"),
         (errno.EDQUOT, "your disk quota is used up; free some space"),
-        (errno.EROFS, "read-only; choose another --workdir"),
-        (errno.EACCES, "permission denied; choose another --workdir"),
+        (errno.EROFS, r"read-only; write elsewhere \(--workdir, --output\)"),
+        (errno.EACCES, r"permission denied; write elsewhere \(--workdir, --output\)"),
         (errno.EIO, "Input/output error"),
     ],
 )

@@ -12,9 +12,9 @@ from dfkd_jax.runtime import weights
 DESCRIPTION = weights.Description(
     network="lenet5",
     num_classes=3,
-    image_shape=[4, 4, 1],
-    mean=[0.1],
-    std=[0.3],
+    image_shape=(4, 4, 1),
+    mean=(0.1,),
+    std=(0.3,),
     dataset="mnist",
 )
 

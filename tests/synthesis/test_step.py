@@ -14,20 +14,12 @@ KEY = jax.random.key(1)
 
 
 class Teacher(nn.Module):
-    """The smallest network with features and a head."""
+    """The smallest network with a feature layer."""
 
-    def setup(self):
-        self.dense = nn.Dense(6)
-        self.output = nn.Dense(3)
-
-    def features(self, images):
-        return self.dense(images.reshape(images.shape[0], -1))
-
-    def head(self, features):
-        return self.output(nn.relu(features))
-
+    @nn.compact
     def __call__(self, images):
-        return self.head(self.features(images))
+        features = nn.Dense(6, name="dense")(images.reshape(images.shape[0], -1))
+        return nn.Dense(3, name="output")(nn.relu(features))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +34,7 @@ def make(*, num_steps, max_shift=0, factors=(1,)):
     return jax.jit(init), jax.jit(
         step.make_step(
             teacher=Teacher(),
+            feature_layer="dense",
             parameterisation=pixels,
             optimizer=optimizer,
             temperature=TEMPERATURE,

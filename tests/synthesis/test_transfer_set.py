@@ -1,9 +1,12 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 
 from dfkd_jax.errors import CheckpointError
+from dfkd_jax.runtime import hosts
+from dfkd_jax.synthesis import transfer_set as storage
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 
 MANIFEST = Manifest(
@@ -136,3 +139,47 @@ def test_digest_depends_on_content_alone(full, tmp_path):
     images, labels = shard(2)
     other.add(2, np.nextafter(images, np.float32(9)), labels)
     assert other.digest() != full.digest()
+
+
+def test_gather_keeps_few_files_open(full, monkeypatch):
+    monkeypatch.setattr(storage, "OPEN_FILES", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    for indices in (np.arange(12), np.arange(12)[::-1], np.arange(12)):
+        images, labels = full.gather(indices)
+        for place, index in enumerate(indices):
+            number, row = divmod(int(index), MANIFEST.shard_size)
+            np.testing.assert_array_equal(images[place], shard(number)[0][row])
+            np.testing.assert_array_equal(labels[place], shard(number)[1][row])
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+    full.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_stays_open_behind_a_forgotten_set(full, tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    TransferSet(tmp_path, MANIFEST).gather(np.arange(12))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_file_that_became_shorter_is_named(full):
+    path = full.paths(1)[0]
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match=f"{path}.*too short.*same command"):
+        full.gather(np.arange(12))
+
+
+def test_index_files_of_several_processes_are_put_together(tmp_path, monkeypatch):
+    first = TransferSet(tmp_path, MANIFEST)
+    first.add(0, *shard(0))
+    with monkeypatch.context() as other_process:
+        other_process.setattr(hosts, "_index", 1)
+        TransferSet(tmp_path, MANIFEST).add(2, *shard(2))
+    assert (tmp_path / "shards-0001.jsonl").is_file()
+    assert first.missing() == [1, 2]
+    first.refresh()
+    assert first.missing() == [1]
+
+    again = TransferSet(tmp_path, MANIFEST)
+    assert again.verify() == []
+    assert not (tmp_path / "shards-0001.jsonl").exists()
+    assert TransferSet(tmp_path, MANIFEST).missing() == [1]

@@ -116,7 +116,8 @@ def _call(environment, folder, function, args):
 
 def run_module(module: str, arguments: Sequence[str]) -> None:
     """Runs a module of the package as a command, without its pictures."""
-    sys.modules["matplotlib"] = None  # They take seconds and are tested elsewhere.
+    for library in ("matplotlib", "sklearn"):
+        sys.modules[library] = None  # They take seconds and are tested elsewhere.
     sys.modules.pop(f"dfkd_jax.{module}", None)  # Imported beforehand, or not.
     sys.argv = [f"dfkd_jax.{module}", *arguments]
     runpy.run_module(f"dfkd_jax.{module}", run_name="__main__", alter_sys=True)

@@ -27,7 +27,10 @@ def lab(tmp_path_factory):
     environment |= {
         "PATH": str(root / "bin"),
         "XDG_CACHE_HOME": str(root / "cache"),
-        "PYTHONPATH": str(command_runner.REPOSITORY),
+        # Networks of users lie in their own folder.
+        "PYTHONPATH": os.pathsep.join(
+            (str(command_runner.REPOSITORY), os.path.dirname(__file__))
+        ),
         "HTTP_PROXY": closed,
         "HTTPS_PROXY": closed,
         "ALL_PROXY": closed,

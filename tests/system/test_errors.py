@@ -142,7 +142,6 @@ def _write_weights(path, kind):
         ("missing", ["mnist_lenet5"]),
         ("truncated", ["damaged", "again"]),
         ("empty", ["damaged", "again"]),
-        ("foreign", ["was not written by dfkd_jax"]),
         ("NaN", ["params/dense_1/bias", "NaN"]),
     ],
 )
@@ -151,6 +150,13 @@ def test_teacher_weights(lab, tmp_path, kind, phrases):
     _write_weights(path, kind)
     command = lab.start(tmp_path / "run", teacher__weights=path)
     _assert_error(lab, command, 1, path, *phrases)
+
+
+def test_teacher_weights_that_say_nothing_of_the_network(lab, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    _write_weights(path, "foreign")
+    command = lab.start(tmp_path / "run", teacher__weights=path)
+    _assert_error(lab, command, 2, path, "config.teacher.image_shape is missing")
 
 
 def test_teacher_weights_by_a_wrong_name(lab, tmp_path):
@@ -285,7 +291,7 @@ def test_huge_teacher_weights(lab, tmp_path):
     path = tmp_path / "weights.safetensors"
     _write_weights(path, "huge")
     command = lab.start(tmp_path / "run", teacher__weights=path)
-    _assert_error(lab, command, 1, "Synthesis", "step 2 of shards [0, 1]")
+    _assert_error(lab, command, 1, "Synthesis", "of shards [0, 1]", "weights")
 
 
 def test_numbers_blow_up_in_distillation(lab, tmp_path):

@@ -50,14 +50,25 @@ def test_readme_has_commands():
     assert any(" -m dfkd_jax.main --config=configs/" in line for line in COMMANDS)
 
 
+@pytest.fixture(scope="module")
+def own_config(tmp_path_factory):
+    """The config file of a user's own that the README prints."""
+    [text] = re.findall(
+        r"```python\n# my_config.py\n(.*?)```", README.read_text(), re.DOTALL
+    )
+    path = tmp_path_factory.mktemp("config") / "my_config.py"
+    path.write_text(text)
+    return path
+
+
 @pytest.mark.parametrize("line", COMMANDS)
-def test_command(lab, line):
-    words = shlex.split(line, comments=True)
+def test_command(lab, own_config, line):
+    words = shlex.split(line.replace("my_config.py", str(own_config)), comments=True)
     while "=" in words[0]:  # A variable for this command alone.
         words.pop(0)
     assert words[:2] == ["python", "-m"]
     module = words[2].removeprefix("dfkd_jax.")
-    if module in ("main", "evaluate") and "--help" not in words:
+    if module in ("main", "inspect", "evaluate", "export") and "--help" not in words:
         command = lab.runner.call(_check, module, words[3:])
         assert command.wait() == 0, command.stderr
         assert command.stdout == "parsed\n"

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
 from dfkd_jax.targets import gaussian
 
@@ -136,13 +137,9 @@ def teacher():
 @pytest.mark.parametrize(("scale", "factor"), [("variance", 1.5), ("std", 2.25)])
 def test_feature_normal_is_built_from_the_right_layer(teacher, weights, scale, factor):
     params = teacher[1]["params"]
+    layer = {"incoming": "dense_2", "outgoing": "output"}[weights]
     normal = gaussian.feature_normal(
-        params,
-        layer="dense_2",
-        next_layer="output",
-        sigma=1.5,
-        scale=scale,
-        weights=weights,
+        params[layer]["kernel"], sigma=1.5, scale=scale, weights=weights
     )
     rows = {
         "incoming": np.asarray(params["dense_2"]["kernel"]).T,
@@ -155,24 +152,30 @@ def test_feature_normal_is_built_from_the_right_layer(teacher, weights, scale, f
     np.testing.assert_array_equal(normal.mean, np.zeros(84))
 
 
-def test_mean_is_the_bias_of_the_feature_layer():
-    params = {"layer": {"kernel": jnp.eye(2, 3), "bias": jnp.array([1.0, 2.0, 3.0])}}
+def test_mean_and_standard_deviations_are_those_given():
+    std = jnp.array([0.5, 2.0, 3.0])
     normal = gaussian.feature_normal(
-        params, layer="layer", next_layer=None, sigma=1.0, mean="bias"
+        jnp.eye(2, 3), sigma=4.0, mean=jnp.array([1.0, 2.0, 3.0]), std=std
     )
     np.testing.assert_array_equal(normal.mean, [1, 2, 3])
-    # The third unit has no weights.
-    np.testing.assert_allclose(normal.factor @ normal.factor.T, np.eye(3), atol=1e-6)
+    # The third unit has no weights: it correlates with none.
+    np.testing.assert_allclose(
+        normal.factor @ normal.factor.T, np.diag(4 * std**2), atol=1e-5
+    )
 
 
 def test_soft_labels_are_features_through_the_rest_of_the_teacher(teacher):
     network, variables = teacher
-    normal = gaussian.feature_normal(
-        variables["params"], layer="dense_2", next_layer="output", sigma=1.5
-    )
+    kernel = variables["params"]["dense_2"]["kernel"]
+    normal = gaussian.feature_normal(kernel, sigma=1.5)
     keys = jax.random.split(jax.random.key(1), 5)
 
-    labels = gaussian.soft_labels(network, variables, normal)(keys)
+    def head(features):
+        return networks.head(
+            network, variables, features, layer="dense_2", image_shape=(28, 28, 1)
+        )
+
+    labels = gaussian.soft_labels(head, normal, shape=(84,))(keys)
 
     noise = np.stack([jax.random.normal(key, (84,)) for key in keys])
     hidden = np.maximum(noise @ np.asarray(normal.factor).T, 0)
@@ -181,3 +184,70 @@ def test_soft_labels_are_features_through_the_rest_of_the_teacher(teacher):
     odds = np.exp(logits)
     np.testing.assert_allclose(labels, odds / odds.sum(1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(labels.sum(1), np.ones(5), atol=1e-6)
+
+
+NORMAL = gaussian.Normal(
+    mean=jnp.array([1.0, -2.0]), factor=jnp.array([[1.0, 0.0], [0.5, 0.2]])
+)
+
+
+def test_maps_of_one_draw_are_the_same_everywhere():
+    keys = jax.random.split(jax.random.key(0), 3)
+    maps = np.asarray(gaussian.sample_maps(keys, NORMAL, shape=(4, 5, 2), grid=1))
+    assert maps.shape == (3, 4, 5, 2)
+    np.testing.assert_allclose(maps, maps[:, :1, :1] + np.zeros_like(maps))
+    assert np.ptp(maps[:, 0, 0], axis=0).min() > 0
+
+
+def test_maps_of_a_full_grid_are_independent_draws():
+    keys = jax.random.split(jax.random.key(0), 400)
+    maps = np.asarray(gaussian.sample_maps(keys, NORMAL, shape=(3, 2, 2), grid=9))
+    for place in np.ndindex(3, 2):
+        drawn = maps[:, *place]
+        np.testing.assert_allclose(drawn.mean(0), NORMAL.mean, atol=0.2)
+        np.testing.assert_allclose(
+            np.cov(drawn.T), NORMAL.factor @ NORMAL.factor.T, atol=0.2
+        )
+    between = np.corrcoef(maps[:, 0, 0, 0], maps[:, 2, 1, 0])[0, 1]
+    assert abs(between) < 0.2
+
+
+def test_maps_between_are_smooth():
+    keys = jax.random.split(jax.random.key(0), 50)
+    rough, smooth = (
+        np.abs(
+            np.diff(
+                gaussian.sample_maps(keys, NORMAL, shape=(8, 8, 2), grid=grid), axis=1
+            )
+        ).mean()
+        for grid in (8, 2)
+    )
+    assert 0 < smooth < rough / 2
+
+
+def unbalanced_head(features):
+    """Three classes; the last is hardly ever likeliest."""
+    return jnp.concatenate([features, features[:, :1] * 0 - 1.0], axis=1) * 3
+
+
+def test_candidates_give_every_class_its_share():
+    normal = gaussian.Normal(mean=jnp.zeros(2), factor=jnp.eye(2))
+    keys = jax.random.split(jax.random.key(0), 600)
+    shares = {}
+    for candidates in (1, 200):
+        draw = gaussian.soft_labels(
+            unbalanced_head, normal, shape=(2,), candidates=candidates
+        )
+        labels = np.asarray(draw(keys))
+        assert labels.shape == (600, 3)
+        np.testing.assert_allclose(labels.sum(1), 1, atol=1e-5)
+        shares[candidates] = np.bincount(labels.argmax(1), minlength=3) / 600
+    assert shares[1][2] < 0.05
+    np.testing.assert_allclose(shares[200], 1 / 3, atol=0.08)
+
+
+def test_candidates_do_not_depend_on_the_neighbours_in_a_batch():
+    normal = gaussian.Normal(mean=jnp.zeros(2), factor=jnp.eye(2))
+    draw = gaussian.soft_labels(unbalanced_head, normal, shape=(2,), candidates=5)
+    keys = jax.random.split(jax.random.key(3), 8)
+    np.testing.assert_array_equal(draw(keys)[2:5], draw(keys[2:5]))

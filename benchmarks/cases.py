@@ -1,0 +1,258 @@
+"""What is measured: networks with their settings, and both sides' steps on them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from configs import mnist
+from dfkd_jax.config import DistillationConfig, SynthesisConfig, parse
+from dfkd_jax.distillation import loop as distillation_loop
+from dfkd_jax.distillation import step as distillation_steps
+from dfkd_jax.models import network, registry
+from dfkd_jax.runtime import optimisation, parallel, weights
+from dfkd_jax.synthesis import loop as synthesis_loop
+from dfkd_jax.synthesis import step as synthesis_steps
+from dfkd_jax.teachers import weights as teachers
+
+TOLERANCE = 1e-4  # Between the two sides, relative.
+STUDENTS = {
+    "lenet5": "lenet5_half",
+    "alexnet": "alexnet_half",
+    "alexnet_wang": "alexnet_wang_half",
+    "resnet34": "resnet18",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A teacher, its student, and how images and student are made.
+
+    Attributes:
+        name: The teacher's, in the registry.
+        module: The teacher.
+        variables: Its weights.
+        feature_layer: For the activation loss.
+        image_shape: (height, width, channels).
+        mean: Per channel.
+        std: Per channel.
+        synthesis: Settings.
+        distillation: Settings.
+    """
+
+    name: str
+    module: Any
+    variables: Any
+    feature_layer: str
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    synthesis: SynthesisConfig
+    distillation: DistillationConfig
+
+
+def case(name: str) -> Case:
+    """LeNet-5 as `configs/mnist.py` has it, with the weights that are shipped.
+
+    The others take 32×32 colour images: plain pixels, no prior, no augmentation, L1
+    loss, and weights that have learned nothing, which cost as much as any.
+    """
+    module = registry.create(name)
+    if name == "lenet5":
+        config = parse(mnist.get_config().to_dict())
+        variables, description = weights.load(teachers.find(config.teacher.weights))
+        return Case(
+            name=name,
+            module=module,
+            variables=variables,
+            feature_layer=config.targets.feature_layer,
+            image_shape=tuple(description.image_shape),
+            mean=tuple(description.mean),
+            std=tuple(description.std),
+            synthesis=config.synthesis,
+            distillation=config.distillation,
+        )
+    return Case(
+        name=name,
+        module=module,
+        variables=fresh(module, (32, 32, 3), seed=0),
+        feature_layer="pool" if name.startswith("resnet") else "dense_2",
+        image_shape=(32, 32, 3),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        synthesis=SynthesisConfig(
+            grid_factors=(1,),
+            pixel_bounds="none",
+            total_variation=0.0,
+            l2=0.0,
+            max_shift=0,
+        ),
+        distillation=DistillationConfig(
+            loss="l1", mixup=0.0, cutmix=0.0, shift=0.0, affine=0.0, elastic=0.0
+        ),
+    )
+
+
+def fresh(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> Any:
+    """Initial variables, as NumPy arrays."""
+    variables = network.init(module, jax.random.key(seed), image_shape)
+    return jax.tree.map(np.asarray, variables)
+
+
+def student(case: Case, **arguments: Any) -> tuple[Any, Any]:
+    """The student and its initial variables."""
+    module = registry.create(STUDENTS[case.name], arguments=arguments)
+    return module, fresh(module, case.image_shape, seed=1)
+
+
+def labels(count: int) -> np.ndarray:
+    """Soft labels of ten classes."""
+    random = np.random.default_rng(0)
+    return random.dirichlet(np.ones(10), count).astype(np.float32)
+
+
+def images(case: Case, count: int, *, seed: int) -> np.ndarray:
+    """White noise, `[count, height, width, channels]`."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, *case.image_shape)).astype(np.float32)
+
+
+class Synthesis:
+    """Our side of the synthesis step, lifted to all devices as in production."""
+
+    def __init__(self, case: Case, *, per_device: int, num_steps: int, optimizer=None):
+        config = case.synthesis
+        parameterisation = synthesis_loop.make_parameterisation(
+            config, image_shape=case.image_shape, mean=case.mean, std=case.std
+        )
+        optimizer = optimizer or optax.adam(config.learning_rate)
+        init = parallel.map_devices(
+            synthesis_steps.make_init(
+                parameterisation=parameterisation, optimizer=optimizer
+            )
+        )
+        self._step = parallel.batch_parallel(
+            synthesis_steps.make_step(
+                teacher=case.module,
+                feature_layer=case.feature_layer,
+                parameterisation=parameterisation,
+                optimizer=optimizer,
+                temperature=config.temperature,
+                activation_weight=config.activation_weight,
+                total_variation=config.total_variation,
+                l2=config.l2,
+                max_shift=config.max_shift,
+                num_steps=num_steps,
+            )
+        )
+        self.num_images = parallel.device_count() * per_device
+        self._key, self._variables = parallel.replicate(
+            (jax.random.key(0), case.variables)
+        )
+        self._labels = parallel.split(labels(self.num_images))
+        self.state = init(self._key, parallel.split(np.arange(self.num_images)))
+
+    def run(self) -> Any:
+        """`num_steps` optimiser steps; their metrics."""
+        self.state, metrics = self._step(
+            self.state, self._variables, self._labels, self._key
+        )
+        return jax.block_until_ready((self.state, metrics))[1]
+
+    def grids(self) -> list[np.ndarray]:
+        """The images' parameters, `[images, …]`."""
+        return [
+            np.array(leaf).reshape(-1, *leaf.shape[2:]) for leaf in self.state.params
+        ]
+
+
+class Distillation:
+    """Our side of the distillation step, data-parallel as in production."""
+
+    def __init__(
+        self,
+        case: Case,
+        *,
+        student: Any,
+        variables: Any,
+        batches: list[dict[str, np.ndarray]],
+        optimizer=None,
+    ):
+        config = case.distillation
+        schedule = optimisation.warmup_cosine(
+            config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            num_steps=config.num_steps,
+        )
+        optimizer = optimizer or optax.adamw(schedule, weight_decay=config.weight_decay)
+        self._step = parallel.data_parallel(
+            distillation_steps.make_step(
+                student=student,
+                teacher=case.module,
+                augment=distillation_loop.make_augment(config),
+                loss=distillation_steps.make_loss(
+                    config.loss, temperature=config.temperature
+                ),
+                stored_labels_temperature=None,
+            )
+        )
+        state = distillation_steps.create_state(
+            student=student, variables=variables, optimizer=optimizer
+        )
+        self.state, self._teacher, self._key = parallel.replicate(
+            (state, case.variables, jax.random.key(0))
+        )
+        self._batches = batches
+
+    def run(self) -> Any:
+        """A step a batch, with the copies to the devices; the last metrics."""
+        for batch in self._batches:
+            self.state, metrics = self._step(
+                self.state, self._teacher, parallel.split(batch), self._key
+            )
+            parallel.settle(metrics)
+        return jax.block_until_ready((self.state, metrics))[1]
+
+    def params(self) -> Any:
+        """The student's weights as NumPy arrays."""
+        return jax.tree.map(np.array, self.state.params)
+
+
+def batches(case: Case, size: int, *, count: int) -> list[dict[str, np.ndarray]]:
+    """What the feed hands to distillation."""
+    return [
+        {
+            "images": images(case, size, seed=2 * index),
+            "others": images(case, size, seed=2 * index + 1),
+            "labels": labels(size),
+        }
+        for index in range(count)
+    ]
+
+
+def relative_errors(ours: list[Any], theirs: list[Any]) -> list[float]:
+    """Norm of the difference over the norm, an array each."""
+    return [
+        float(np.linalg.norm(a - b) / np.linalg.norm(a))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+
+
+def check_same_work(
+    errors: dict[str, float], *, gradient: float = TOLERANCE
+) -> dict[str, float]:
+    """`errors`, relative ones of loss and gradient, if they are small.
+
+    Args:
+        errors: By name.
+        gradient: What is allowed to the gradient.
+
+    Raises:
+        AssertionError: They differ: the times of different work are no comparison.
+    """
+    for name, error in errors.items():
+        if not error < (gradient if name == "gradient" else TOLERANCE):
+            raise AssertionError(f"PyTorch computes another {name}: off by {error:.1e}")
+    return errors

@@ -1,0 +1,316 @@
+"""The same from Python, for notebooks and programs: a teacher in, a student out.
+
+    from dfkd_jax import api
+
+    teacher = api.network(net, variables, image_shape=(8, 8, 1), mean=0.5, std=0.5)
+    student = api.distil(teacher, SmallNet(), workdir="runs/digits")
+    student.logits(images).argmax(-1)
+    student.save("student.safetensors")
+
+Nothing here but `configure` sets anything that is global: JAX runs on the devices that
+it has. On a CPU that is one; `configure`, called before JAX is used, makes one a core.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from dfkd_jax import command_line, pipeline
+from dfkd_jax import config as configs
+from dfkd_jax import evaluate as evaluation
+from dfkd_jax import inspect as inspection
+from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
+from dfkd_jax.exporting import networks
+from dfkd_jax.runtime import parallel, weights
+from dfkd_jax.runtime.weights import TrainedNetwork
+from dfkd_jax.teachers import weights as teachers
+
+TEACHER = "teacher.safetensors"
+
+
+def configure(*, cpu_devices: int = 0) -> None:
+    """Divides a CPU into devices and turns on the compilation cache.
+
+    Call it before JAX is used. GPUs and TPUs are used as they are.
+
+    Args:
+        cpu_devices: Number of devices; 0 for one a core.
+    """
+    parallel.configure(cpu_devices=cpu_devices)
+
+
+def network(
+    module: nn.Module,
+    variables: Any,
+    *,
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dataset: str = "",
+) -> TrainedNetwork:
+    """A trained linen classifier of your own, as a teacher or to be evaluated.
+
+    Args:
+        module: Takes standardised images `[batch, height, width, channels]`, returns
+            logits `[batch, classes]`.
+        variables: `{"params": …}` and, where there is BatchNorm, `"batch_stats"`.
+        image_shape: (height, width, channels).
+        mean: Of the pixels from 0 to 1, one number or one a channel: the network gets
+            (pixels - mean) / std.
+        std: Likewise.
+        dataset: What it classifies, if that has a name here ("mnist", …).
+
+    Raises:
+        CheckpointError: The variables do not fit the module or hold NaN, or the module
+            does not take such images or returns no logits.
+    """
+    name = _name(module)
+    _, num_classes = weights.trace(module, image_shape, network=name)
+    channels = (image_shape[-1],)
+    description = weights.Description(
+        network=name,
+        num_classes=num_classes,
+        image_shape=tuple(image_shape),
+        mean=np.broadcast_to(mean, channels).tolist(),
+        std=np.broadcast_to(std, channels).tolist(),
+        dataset=dataset,
+        arguments=_arguments(module),
+    )
+    variables = jax.tree.map(np.asarray, dict(variables))
+    weights.check_fits(module, variables, description, source="The variables")
+    weights.check_finite(weights.flatten(variables), source="The variables")
+    return TrainedNetwork(module=module, variables=variables, description=description)
+
+
+def load(weights_or_checkpoint: str | pathlib.Path, *, module: str = "") -> Any:
+    """A network from shipped weights ("mnist_lenet5"), a file or a work directory.
+
+    Args:
+        weights_or_checkpoint: A name or a path.
+        module: "package.module:Class", if the network is not one of this package.
+
+    Raises:
+        CheckpointError: It is missing, damaged or of another network.
+    """
+    path = teachers.find(str(weights_or_checkpoint))
+    _, found, variables, description = evaluation.load_checkpoint(path, module=module)
+    return TrainedNetwork(module=found, variables=variables, description=description)
+
+
+def inspect(
+    teacher: TrainedNetwork, *, targets: Mapping[str, Any] | None = None, seed: int = 0
+) -> list[inspection.Inspection]:
+    """What each layer of a teacher would give as the feature layer, in calling order.
+
+    Args:
+        teacher: From `network` or `load`.
+        targets: Settings that differ from the defaults of `config.TargetsConfig`.
+        seed: Of the soft labels that are drawn.
+    """
+    settings = configs.from_mapping(
+        configs.TargetsConfig, dict(targets or {}), "targets"
+    )
+    return inspection.inspect(settings, teacher, seed=seed)
+
+
+def run(
+    config: str, *, workdir: str | pathlib.Path, **changes: Mapping[str, Any]
+) -> TrainedNetwork:
+    """The student of a config file, as `python -m dfkd_jax.main` makes it.
+
+    Args:
+        config: "configs/mnist.py", or with a variant "configs/mnist.py:smoke". The file
+            is Python and is executed.
+        workdir: Everything goes here.
+        **changes: Settings that differ, by section: `synthesis={"num_images": 3_200}`,
+            `seed=1`.
+
+    Raises:
+        DfkdError: A setting, the weights, the disk or the numbers; see `errors`.
+    """
+    values = command_line.read_config(config).to_dict()
+    for key, value in changes.items():
+        values[key] = values[key] | value if isinstance(value, Mapping) else value
+    settings = configs.parse(values)
+    if not isinstance(settings, configs.ExperimentConfig):
+        raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
+    pipeline.run(settings, pathlib.Path(workdir), command=f"dfkd_jax.api.run {config}")
+    return load(workdir, module=settings.student.module)
+
+
+def distil(
+    teacher: TrainedNetwork,
+    student: nn.Module | str,
+    *,
+    workdir: str | pathlib.Path,
+    seed: int = 0,
+    targets: Mapping[str, Any] | None = None,
+    synthesis: Mapping[str, Any] | None = None,
+    distillation: Mapping[str, Any] | None = None,
+) -> TrainedNetwork:
+    """The student of a teacher, from its weights alone. Reads no data.
+
+    What was finished in `workdir` by an earlier, interrupted call is kept; the transfer
+    set, pictures and figures lie there afterwards.
+
+    Args:
+        teacher: From `network` or `load`.
+        student: Linen module, or the name of one ("lenet5_half"); starts from scratch.
+        workdir: Everything goes here; one a teacher, student and settings.
+        seed: Of everything random.
+        targets: Settings that differ from the defaults of `config.TargetsConfig`.
+        synthesis: Likewise, of `config.SynthesisConfig`.
+        distillation: Likewise, of `config.DistillationConfig`.
+
+    Raises:
+        DfkdError: A setting, the disk or the numbers; see `errors`.
+    """
+    workdir = pathlib.Path(workdir)
+    if isinstance(student, str):
+        network_of = {"network": student}
+        module = None
+    else:
+        network_of = {"module": _name(student), "arguments": _arguments(student)}
+        module = student
+    settings = configs.from_mapping(
+        configs.ExperimentConfig,
+        {
+            "name": "distil",
+            "seed": seed,
+            "teacher": {
+                "module": teacher.description.network
+                if ":" in teacher.description.network
+                else "",
+                "weights": TEACHER,
+            },
+            "student": network_of,
+            "targets": dict(targets or {}),
+            "synthesis": dict(synthesis or {}),
+            "distillation": dict(distillation or {}),
+            "data": {"dataset": ""},
+        },
+    )
+    pipeline.run(
+        settings,
+        workdir,
+        command="dfkd_jax.api.distil",
+        teacher=teacher,
+        student=module,
+    )
+    if not (workdir / TEACHER).exists():
+        # To compare with when a checkpoint is evaluated.
+        teacher.save(workdir / TEACHER)
+    if module is None:
+        return load(workdir)
+    variables, description = weights.load(workdir / "student.safetensors")
+    return TrainedNetwork(module=module, variables=variables, description=description)
+
+
+def evaluate(
+    trained: TrainedNetwork,
+    images: Any,
+    labels: Any,
+    *,
+    teacher: TrainedNetwork | None = None,
+) -> dict[str, Any]:
+    """Accuracy, calibration, confusion and, given a teacher, agreement with it.
+
+    Args:
+        trained: What is evaluated.
+        images: `[n, height, width, channels]`, uint8, or floats from 0 to 1.
+        labels: `[n]`, integers.
+        teacher: To compare with.
+
+    Returns:
+        See `runtime.metrics.summarise`.
+
+    Raises:
+        CheckpointError: The images are not what the network takes.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    shape = tuple(trained.description.image_shape)
+    if images.shape[1:] != shape or labels.shape != images.shape[:1]:
+        raise CheckpointError(
+            f"The network takes images {shape}; these are {images.shape}, with labels "
+            f"{labels.shape}."
+        )
+    other = teacher or trained
+    figures = evaluation.evaluate(
+        trained.module,
+        trained.variables,
+        other.module,
+        other.variables,
+        images=images,
+        labels=labels,
+        mean=np.float32(trained.description.mean),
+        std=np.float32(trained.description.std),
+        class_names=evaluation.class_names(trained.description),
+    )
+    if teacher is None:
+        del figures["agreement_with_teacher"]
+    return figures
+
+
+def export(
+    trained: TrainedNetwork, path: str | pathlib.Path, *, format_name: str = ""
+) -> float:
+    """Writes a network so that a product can load it; see `docs/export.md`.
+
+    A file of that name is replaced, once what was written has been read back and
+    compared with the network.
+
+    Args:
+        trained: The network.
+        path: File to write.
+        format_name: "onnx", "stablehlo" or "safetensors"; empty for what the name of
+            the file ends with.
+
+    Returns:
+        The largest difference of a logit between file and network on random images.
+
+    Raises:
+        ConfigError: There is no such format.
+        ExportError: The format cannot hold the network, or its packages are missing.
+        StorageError: The disk is full or refuses.
+    """
+    path = pathlib.Path(path)
+    format_name = format_name or path.suffix.removeprefix(".")
+    if format_name not in networks.FORMATS:
+        raise ConfigError(
+            f"{path}: {format_name!r} is no format of networks; give format_name, one "
+            f"of {', '.join(networks.FORMATS)}."
+            + did_you_mean(format_name, networks.FORMATS)
+        )
+    return networks.write(
+        path,
+        trained,
+        format_name=format_name,
+        class_names=evaluation.class_names(trained.description),
+    )
+
+
+def _name(module):
+    """The class of a linen module, as `models/registry.py` takes it."""
+    kind = type(module)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _arguments(module):
+    """The fields of a linen module that a file can hold."""
+    fields = {
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name", "num_classes")
+    }
+    return {key: value for key, value in fields.items() if _is_plain(value)}
+
+
+def _is_plain(value):
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, bool | int | float | str)

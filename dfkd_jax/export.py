@@ -1,0 +1,255 @@
+"""Writes a network, or the pseudo samples it learned from, for use without dfkd_jax.
+
+    python -m dfkd_jax.export --checkpoint=runs/mnist/seed0 --format=onnx --output=student.onnx
+    python -m dfkd_jax.export --checkpoint=mnist_lenet5 --format=stablehlo --output=teacher.stablehlo
+    python -m dfkd_jax.export --checkpoint=runs/mnist/seed0 --format=npz --output=transfer_set.npz
+
+Formats of a network. The file takes float32 pixels from 0 to 1, [batch, height, width,
+channels] with any batch, standardises them itself and gives logits [batch, classes]:
+
+    stablehlo    for JAX, through jax.export; cpu, cuda and tpu in one file; what a user
+                 has to know is in a JSON file beside it
+    onnx         for ONNX Runtime and whatever else reads ONNX; needs the extra onnx
+    safetensors  the weights alone, with a description; for archives and for dfkd_jax
+
+Formats of the transfer set of a work directory (pixels from 0 to 1, soft labels):
+
+    npz          one file for NumPy and all that reads it
+    tfds         a folder for tfds.builder_from_directory (ArrayRecord)
+
+Whatever is written is read back and compared before it takes its name.
+Exit status: 0 done; 1 weights, formats or disk; 2 flags.
+"""  # noqa: E501 - Commands are one line each, to be copied.
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from dfkd_jax import command_line, evaluate
+from dfkd_jax.errors import CheckpointError, ConfigError, ExportError, did_you_mean
+
+FLAGS = flags.FLAGS
+NETWORK_FORMATS = ("stablehlo", "onnx", "safetensors")
+TRANSFER_SET_FORMATS = ("npz", "tfds")
+FORMATS = (*NETWORK_FORMATS, *TRANSFER_SET_FORMATS)
+ROLES = ("student", "teacher")
+
+
+def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
+    """A `runtime.weights.TrainedNetwork`, ready for `exporting.networks.write`.
+
+    Args:
+        checkpoint: Name of shipped weights, or a path as `evaluate` takes it.
+        which: "student" or "teacher" of a work directory; empty for the student, or
+            for the teacher where a teacher is what the directory was made for.
+        module: "package.module:Class", if the network is not one of this package.
+
+    Raises:
+        CheckpointError: There is no such network.
+    """
+    from dfkd_jax.runtime.weights import TrainedNetwork
+    from dfkd_jax.teachers import weights as teachers
+
+    shipped = teachers.shipped()
+    path = shipped.get(checkpoint, pathlib.Path(checkpoint).expanduser())
+    if not path.exists():
+        raise CheckpointError(
+            f"Checkpoint {checkpoint!r} is neither a path nor among shipped weights "
+            f"({', '.join(shipped)}).{did_you_mean(checkpoint, shipped)}"
+        )
+    if which and not path.is_dir():
+        raise ConfigError(
+            f"--which={which} chooses from a work directory; {path} is a file: leave "
+            "--which out."
+        )
+    if which == "teacher" and not (path / "teacher.safetensors").is_file():
+        return _load_teacher_of_run(path, module)
+    if which == "student" and not (path / "student.safetensors").is_file():
+        raise CheckpointError(
+            f"{path} holds no student.safetensors: give the command of the run again "
+            "to have the student made, or name another work directory."
+        )
+    _, network, variables, description = evaluate.load_checkpoint(path, module=module)
+    return TrainedNetwork(module=network, variables=variables, description=description)
+
+
+def _load_teacher_of_run(workdir, module):
+    """What a run distilled from."""
+    from dfkd_jax.config import NetworkConfig
+    from dfkd_jax.runtime import files
+    from dfkd_jax.teachers import weights as teachers
+
+    run = workdir / "run.json"
+    settings = files.read_json(run)["config"].get("teacher") if run.is_file() else None
+    if not settings:
+        raise CheckpointError(
+            f"{workdir} names no teacher: name a work directory of dfkd_jax.main, or "
+            "the teacher's weights with --checkpoint."
+        )
+    config = NetworkConfig(**settings)
+    if config.module != module:  # Importing a module runs its code.
+        raise CheckpointError(
+            f"{run} has a teacher of the network {config.name!r}: "
+            + (
+                f"say --module={config.module} if you trust that code."
+                if config.module
+                else "leave --module out."
+            )
+        )
+    return teachers.load(config)
+
+
+def load_transfer_set(checkpoint: str) -> Any:
+    """The transfer set of a work directory, for `exporting.transfer_sets`.
+
+    Raises:
+        CheckpointError: There is none, or it is unfinished or damaged.
+    """
+    from dfkd_jax.exporting import transfer_sets
+    from dfkd_jax.runtime import files, weights
+
+    path = pathlib.Path(checkpoint).expanduser()
+    run = evaluate.find_run(path)
+    if not run:
+        raise CheckpointError(
+            f"{checkpoint} is no work directory with a transfer set: name one that "
+            "dfkd_jax.main made, such as runs/mnist/seed0."
+        )
+    description = files.read_json(run).get("description")
+    folder = run.parent / "transfer_set"
+    names = ()
+    if description:
+        names = evaluate.class_names(weights.Description(**description))
+    return transfer_sets.open_source(folder, description, names)
+
+
+def check_output(path: pathlib.Path, format_name: str, *, overwrite: bool) -> None:
+    """Refuses what an export must not replace; makes the folder that it goes to.
+
+    Raises:
+        ExportError: Something is there that may not, or must not, be replaced.
+        StorageError: The folder cannot be made.
+    """
+    from dfkd_jax.exporting import networks, transfer_sets
+    from dfkd_jax.runtime import files
+
+    written = [path]
+    if format_name == "stablehlo":
+        written.append(networks.card_path(path))
+    for place in written:
+        if not place.exists():
+            continue
+        ours = place.is_file()
+        if format_name == "tfds":
+            ours = place.is_dir() and transfer_sets.is_tfds(place)
+        if not ours:
+            kind = "folder" if place.is_dir() else "file"
+            raise ExportError(
+                f"--output: {place} is a {kind} that was not exported as {format_name} "
+                "and is left alone: name another."
+            )
+        if not overwrite:
+            raise ExportError(
+                f"--output: {place} is there already: name another, or add "
+                "--overwrite to replace it."
+            )
+    with files.storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def main(argv: list[str]) -> int:
+    """Loads, writes, compares, and says what came out."""
+    del argv
+    for name, example in (
+        ("checkpoint", "runs/mnist/seed0"),
+        ("format", "onnx"),
+        ("output", "student.onnx"),
+    ):
+        if not getattr(FLAGS, name):
+            raise ConfigError(f"Say --{name}, such as --{name}={example} (see --help).")
+    if FLAGS.format not in FORMATS:
+        raise ConfigError(
+            f"--format={FLAGS.format} is none of {', '.join(FORMATS)}."
+            + did_you_mean(FLAGS.format, FORMATS)
+        )
+    if FLAGS.which and FLAGS.which not in ROLES:
+        raise ConfigError(f"--which={FLAGS.which} is none of {', '.join(ROLES)}.")
+    path = pathlib.Path(FLAGS.output).expanduser().absolute()
+    if FLAGS.format in TRANSFER_SET_FORMATS:
+        if FLAGS.which or FLAGS.module:
+            raise ConfigError(
+                f"--format={FLAGS.format} writes a transfer set, which has no --which "
+                "and no --module: leave them out."
+            )
+        return _export_transfer_set(path)
+    return _export_network(path)
+
+
+def _export_network(path):
+    from dfkd_jax.exporting import networks, to_onnx
+    from dfkd_jax.runtime import parallel, progress, weights
+
+    if FLAGS.format == "onnx":
+        to_onnx.check_installed()
+    check_output(path, FLAGS.format, overwrite=FLAGS.overwrite)
+    parallel.configure(cpu_devices=0)
+    network = load_network(FLAGS.checkpoint, which=FLAGS.which, module=FLAGS.module)
+    description = network.description
+    difference = networks.write(
+        path,
+        network,
+        format_name=FLAGS.format,
+        class_names=evaluate.class_names(description),
+    )
+    shape = ", ".join(map(str, description.image_shape))
+    progress.say(
+        f"{path}: {description.network}, {weights.count(network.variables):,} "
+        f"parameters, {path.stat().st_size:,} bytes of {FLAGS.format}"
+    )
+    if FLAGS.format != "safetensors":
+        progress.say(
+            f"images: float32 [batch, {shape}], 0 to 1; logits: float32 [batch, "
+            f"{description.num_classes}]"
+        )
+    progress.say(
+        "Read back and compared with the network on random images: logits differ by "
+        f"{difference:.1e} at most."
+    )
+    return 0
+
+
+def _export_transfer_set(path):
+    from dfkd_jax.exporting import transfer_sets
+    from dfkd_jax.runtime import progress
+
+    check_output(path, FLAGS.format, overwrite=FLAGS.overwrite)
+    source = load_transfer_set(FLAGS.checkpoint)
+    transfer_sets.FORMATS[FLAGS.format](path, source)
+    shape = ", ".join(map(str, source.manifest.image_shape))
+    progress.say(
+        f"{path}: {len(source):,} images float32 [{shape}], 0 to 1, with soft labels "
+        f"float32 [{source.manifest.num_classes}]"
+    )
+    progress.say("Read back and compared with the transfer set: equal.")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Work directory, weights, folder of checkpoints, or name of shipped weights.",
+    )
+    flags.DEFINE_string("format", None, f"{', '.join(FORMATS)}.")
+    flags.DEFINE_string("output", None, "File to write; for tfds a folder.")
+    flags.DEFINE_string(
+        "which", "", "student or teacher of a work directory; default: what it made."
+    )
+    flags.DEFINE_string(
+        "module",
+        "",
+        "package.module:Class of the network, if it is none of this package's.",
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace what an earlier export wrote.")
+    command_line.run(main)

@@ -1,0 +1,195 @@
+"""Shows which layers of a teacher can be feature layers, and what they would give.
+
+    python -m dfkd_jax.inspect --config=configs/mnist.py
+
+Takes the configs of `dfkd_jax.main`. Prints the network layer by layer; for each layer
+that can be `config.targets.feature_layer`, rank and conditioning of the correlation R
+of its units and the soft labels that come of it; and a recommendation. Reads no data.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from dfkd_jax import command_line, config
+from dfkd_jax.errors import ConfigError
+
+FLAGS = flags.FLAGS
+NUM_LABELS = 2_000
+RARE = 0.1  # Of its fair share: below, a class is drawn too seldom.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a feature layer would give.
+
+    Attributes:
+        layer: Name.
+        num_units: Dimension of the normal.
+        rank: Of the correlation R of the units.
+        condition: Largest eigenvalue of R over the smallest that is not 0.
+        rarest: Share of the rarest class among the likeliest classes of soft labels,
+            times the number of classes: 1 when all classes are drawn equally often.
+        rarest_class: Which one that is.
+        effective_classes: exp of the mean entropy of soft labels: 1 for one-hot ones,
+            the number of classes for uniform ones.
+        top: Mean probability of the likeliest class.
+    """
+
+    layer: str
+    num_units: int
+    rank: int
+    condition: float
+    rarest: float
+    rarest_class: int
+    effective_classes: float
+    top: float
+
+
+def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
+    """What each layer would give that can be a feature layer, in calling order.
+
+    Args:
+        targets: `config.TargetsConfig`; its `feature_layer` is passed over.
+        teacher: `runtime.weights.TrainedNetwork`.
+        seed: Of the soft labels.
+    """
+    import jax
+    import numpy as np
+
+    from dfkd_jax import pipeline
+    from dfkd_jax.runtime import rng
+    from dfkd_jax.targets import gaussian
+
+    found = []
+    keys = rng.per_example(jax.random.key(seed), np.arange(NUM_LABELS))
+    for name, layer in teacher.layers().items():
+        try:
+            asked = dataclasses.replace(targets, feature_layer=name)
+            pipeline.find_feature_layer(asked, teacher)
+        except ConfigError:
+            continue  # Called twice, or without what these settings need.
+        draw = pipeline.make_targets(asked, teacher, layer)
+        labels = np.concatenate([draw(part) for part in np.split(keys, 10)])
+        counts = np.bincount(labels.argmax(-1), minlength=labels.shape[1])
+        entropy = -(labels * np.log(np.maximum(labels, 1e-30))).sum(-1).mean()
+        kernel = pipeline.find_kernel(asked, teacher, layer)
+        vectors = gaussian.unit_vectors(
+            kernel, weights=targets.weights, window=targets.window
+        )
+        values = np.linalg.eigvalsh(np.asarray(gaussian.correlation(vectors)))
+        values = values[values > values.max() * 1e-6]
+        found.append(
+            Inspection(
+                layer=name,
+                num_units=layer.num_units,
+                rank=len(values),
+                condition=float(values.max() / values.min()),
+                rarest=float(counts.min() / counts.mean()),
+                rarest_class=int(counts.argmin()),
+                effective_classes=float(np.exp(entropy)),
+                top=float(labels.max(-1).mean()),
+            )
+        )
+    return found
+
+
+def recommend(found: list[Inspection], *, num_classes: int) -> str:
+    """A feature layer and the reason: the last but one, unless a class goes missing."""
+    usable = [item for item in found if item.rarest >= RARE]
+    before = found[:-1]
+    if not usable:
+        best = max(found, key=lambda item: item.rarest)
+        advice = [
+            f"feature_layer={best.layer}, though class {best.rarest_class} is hardly "
+            "ever likeliest: raise config.targets.sigma, or try another "
+            "config.targets.mean or targets.distribution=dirichlet"
+        ]
+    else:
+        best = next((i for i in reversed(before) if i in usable), usable[-1])
+        advice = [f"feature_layer={best.layer}"]
+    if best.effective_classes > 0.9 * num_classes:
+        advice.append("soft labels are nearly alike: raise config.targets.sigma")
+    if best.top > 0.95:
+        advice.append("soft labels are nearly one-hot: lower config.targets.sigma")
+    return "; ".join(advice)
+
+
+def main(argv: list[str]) -> int:
+    """Loads the teacher of a config and prints what was found."""
+    del argv
+    if FLAGS.config is None:
+        raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
+    settings = config.parse(FLAGS.config.to_dict())
+    if not isinstance(settings, config.ExperimentConfig):
+        raise ConfigError(
+            "Name the config of a distillation; this one trains a teacher."
+        )
+
+    import jax
+    import jax.numpy as jnp
+    from flax import linen as nn
+    from rich.console import Console
+    from rich.table import Table
+
+    from dfkd_jax.models import network
+    from dfkd_jax.runtime import parallel, progress
+    from dfkd_jax.teachers import weights as teachers
+
+    parallel.configure(cpu_devices=1)
+    teacher = teachers.load(settings.teacher, dataset=settings.data.dataset)
+    console = Console()
+    images = jnp.zeros((1, *teacher.description.image_shape))
+    summary = nn.tabulate(
+        teacher.module,
+        jax.random.key(0),
+        console_kwargs={"force_terminal": False, "width": max(console.width, 110)},
+    )
+    progress.say(summary(images, **network.mode(teacher.module, train=False)))
+    found = inspect(settings.targets, teacher, seed=settings.seed)
+    if not found:
+        raise ConfigError(
+            f"No layer of {settings.teacher.name!r} can be a feature layer with these "
+            "config.targets: it takes a layer with a kernel that is called once."
+        )
+    table = Table(title="Feature layers, with config.targets as it is")
+    table.add_column("layer", no_wrap=True)
+    for heading in (
+        "units",
+        "rank",
+        "condition",
+        "rarest class",
+        "eff. classes",
+        "top prob.",
+    ):
+        table.add_column(heading, justify="right")
+    names = teacher.description.num_classes
+    for item in found:
+        table.add_row(
+            item.layer,
+            f"{item.num_units:,}",
+            f"{item.rank:,}",
+            f"{item.condition:,.3g}",
+            f"{item.rarest_class}, {item.rarest:.2f}×",
+            f"{item.effective_classes:.2f} of {names}",
+            f"{item.top:.2f}",
+        )
+    console.print(table)
+    progress.say(
+        f"Recommended: {recommend(found, num_classes=names)}\n"
+        "rank, condition: of the correlation R of the units; below full rank, the "
+        "normal lives in a subspace, which is fine.\n"
+        "rarest class: how often it is the likeliest, against its fair share (1×).\n"
+        "eff. classes: exp of the mean entropy of soft labels; top prob.: mean "
+        "probability of the likeliest class."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file of a distillation; required."
+    )
+    command_line.run(main)

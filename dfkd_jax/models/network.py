@@ -1,0 +1,257 @@
+"""Any linen classifier as teacher or student: called, looked into, gone on from.
+
+Nothing needs to be inherited: the feature layer is found by its name in the parameter
+tree, by intercepting calls. `layer` is that name, with slashes where modules are nested
+("encoder/dense_1"). Variables are linen's: `{"params": …, "batch_stats": …}`.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# How networks are told whether they are trained, and what they are told when not.
+MODE_ARGUMENTS = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "use_running_average": True,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer that can be the feature layer, in the order of the network's calls.
+
+    It has a kernel; or it is a module that pools the output of a convolution to one
+    number a channel, as before the last layer of ResNets.
+
+    Attributes:
+        name: In the parameter tree.
+        output_shape: Without the batch; the last entry is the number of units.
+        kernel_layer: Whose kernel holds its units' incoming weights: its own, or the
+            convolution's that it pools.
+        kernel_shape: `[inputs, units]`, or with a convolution's window before.
+        calls: How often the network calls it; a feature layer is called once.
+        batch_norm: Name of the BatchNorm that gets its output as it is, or None.
+        next_layer: Name of the next layer, if that reads one input a unit, or None.
+    """
+
+    name: str
+    output_shape: tuple[int, ...]
+    kernel_layer: str
+    kernel_shape: tuple[int, ...]
+    calls: int = 1
+    batch_norm: str | None = None
+    next_layer: str | None = None
+
+    @property
+    def num_units(self) -> int:
+        """Dimension of the normal over this layer."""
+        return self.output_shape[-1]
+
+
+def mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
+    """The keyword by which a network is told whether it is trained, if it takes any."""
+    parameters = inspect.signature(type(module).__call__).parameters
+    return {
+        name: value != train
+        for name, value in MODE_ARGUMENTS.items()
+        if name in parameters
+    }
+
+
+def logits(module: nn.Module, variables: Any, images: Any) -> Any:
+    """What the network says of `[batch, height, width, channels]`, in evaluation mode.
+
+    Dropout is off and BatchNorm reads its running statistics.
+    """
+    return module.apply(variables, images, **mode(module, train=False))
+
+
+def train_logits(
+    module: nn.Module, variables: Any, images: Any, key: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Logits in training mode, and the collections besides `params` as they are now.
+
+    Args:
+        module: The network.
+        variables: All of its collections.
+        images: `[batch, height, width, channels]`.
+        key: For dropout.
+    """
+    return module.apply(
+        variables,
+        images,
+        rngs={"dropout": key},
+        mutable=[name for name in variables if name != "params"],
+        **mode(module, train=True),
+    )
+
+
+def init(module: nn.Module, key: Any, image_shape: tuple[int, int, int]) -> Any:
+    """Variables of a network that has learned nothing yet."""
+    images = jnp.zeros((1, *image_shape))
+    keywords = mode(module, train=False)
+    # As one program: operation by operation it takes seconds.
+    return jax.jit(lambda key: module.init(key, images, **keywords))(key)
+
+
+def features_and_logits(
+    module: nn.Module, variables: Any, images: Any, *, layer: str
+) -> tuple[Any, Any]:
+    """Output of `layer`, `[batch, …, units]`, and logits, in evaluation mode."""
+    seen = []
+
+    def look(call, arguments, keywords, context):
+        outputs = call(*arguments, **keywords)
+        if _is_call(context) and _name(context.module) == layer:
+            seen.append(outputs)
+        return outputs
+
+    with nn.intercept_methods(look):
+        result = logits(module, variables, images)
+    return seen[0].astype(result.dtype), result
+
+
+def head(
+    module: nn.Module,
+    variables: Any,
+    features: Any,
+    *,
+    layer: str,
+    image_shape: tuple[int, int, int],
+) -> Any:
+    """Logits `[batch, classes]` of the rest of the network, after `layer`.
+
+    The network is run on blank images with `features`, `[batch, …, units]`, in place of
+    what `layer` says. Whatever goes round the layer (a skip connection) is therefore
+    that of a blank image.
+    """
+
+    def replace(call, arguments, keywords, context):
+        if _is_call(context) and _name(context.module) == layer:
+            return features
+        return call(*arguments, **keywords)
+
+    blank = jnp.zeros((features.shape[0], *image_shape), features.dtype)
+    with nn.intercept_methods(replace):
+        return logits(module, variables, blank)
+
+
+def layers(
+    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
+) -> dict[str, Layer]:
+    """Layers that can be feature layers by name, in the order of their first call.
+
+    The network is traced on shapes alone; nothing is computed.
+    """
+    found: dict[str, Layer] = {}
+    outputs_of: dict[str, Any] = {}  # Kept, so that an id stays that of one array.
+
+    def look(call, arguments, keywords, context):
+        outputs = call(*arguments, **keywords)
+        if not (_is_call(context) and _is_array(outputs)):
+            return outputs
+        name = _name(context.module)
+        source = next(
+            (key for key, value in outputs_of.items() if _first(arguments) is value),
+            None,
+        )
+        if source and isinstance(context.module, nn.BatchNorm):
+            found[source] = dataclasses.replace(found[source], batch_norm=name)
+        if name in found:
+            calls = found[name].calls + 1
+            found[name] = dataclasses.replace(found[name], calls=calls)
+        source = _kernel_layer(variables["params"], name, arguments, outputs, found)
+        if source and name not in found:
+            kernel = lookup(variables["params"], source)["kernel"]
+            found[name] = Layer(
+                name=name,
+                output_shape=tuple(outputs.shape[1:]),
+                kernel_layer=source,
+                kernel_shape=tuple(kernel.shape),
+            )
+            outputs_of[name] = outputs
+        return outputs
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(look):
+        jax.eval_shape(
+            lambda variables, images: logits(module, variables, images),
+            variables,
+            images,
+        )
+    return _chain(found)
+
+
+def penultimate(found: Mapping[str, Layer]) -> str:
+    """The layer before the last one: FC-2 of LeNet-5, the paper's choice."""
+    names = [layer.name for layer in found.values() if layer.calls == 1]
+    return names[-2] if len(names) > 1 else names[-1]
+
+
+def lookup(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The part of a collection that belongs to module `name`; empty if it has none."""
+    for part in name.split("/"):
+        tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
+    return tree if isinstance(tree, Mapping) else {}
+
+
+def _kernel_layer(params, name, arguments, outputs, found):
+    """The layer with the incoming weights of `outputs`, or None."""
+    kernel = lookup(params, name).get("kernel")
+    if kernel is not None and kernel.ndim in (2, 4):
+        return name if kernel.shape[-1] == outputs.shape[-1] else None
+    inputs = _first(arguments)
+    last = next(reversed(found.values()), None)
+    is_pool = (
+        last is not None
+        and outputs.ndim == 2
+        and getattr(inputs, "ndim", 0) == 4
+        and inputs.shape[-1] == outputs.shape[-1] == last.num_units
+    )
+    return last.kernel_layer if is_pool else None
+
+
+def _chain(found):
+    """With `next_layer` filled in."""
+    following = {
+        name: next(
+            (later for later in list(found)[place + 1 :] if _has_kernel(found[later])),
+            None,
+        )
+        for place, name in enumerate(found)
+    }
+    return {
+        name: dataclasses.replace(layer, next_layer=following[name])
+        if following[name]
+        and found[following[name]].kernel_shape[-2] == layer.num_units
+        else layer
+        for name, layer in found.items()
+    }
+
+
+def _has_kernel(layer):
+    return layer.kernel_layer == layer.name
+
+
+def _is_call(context):
+    return context.method_name == "__call__"
+
+
+def _name(module):
+    return "/".join(module.path)
+
+
+def _is_array(value):
+    return hasattr(value, "shape") and hasattr(value, "ndim") and value.ndim > 1
+
+
+def _first(arguments):
+    return arguments[0] if arguments else None

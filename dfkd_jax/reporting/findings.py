@@ -1,0 +1,176 @@
+"""What a reader must not miss: results that are incomplete or degenerate."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from dfkd_jax.reporting.run_files import Run
+
+LEAST_INFORMATION = 0.01  # Of log(classes), that a soft label says about its class.
+LEAST_VARIETY = 0.01  # Standard deviation over images of a pixel on the scale 0 to 1.
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something is wrong or missing.
+
+    Attributes:
+        title: What, in a few words.
+        text: What it means and what to do.
+    """
+
+    title: str
+    text: str
+
+
+def find(run: Run) -> list[Finding]:
+    """All that is wrong with a run, the worst first."""
+    return [
+        *_not_data_free(run),
+        *_evaluated(run),
+        *_incomplete(run),
+        *_labels(run),
+        *_pictures(run),
+        *_damaged(run),
+    ]
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """In nats, over the last axis; 0 · log 0 is 0."""
+    safe = np.where(probabilities > 0, probabilities, 1.0)
+    return -(probabilities * np.log(safe)).sum(-1)
+
+
+def information(labels: np.ndarray) -> float:
+    """Nats that knowing the sample tells about the class: H(mean) - mean(H)."""
+    return float(entropy(labels.mean(0)) - entropy(labels).mean())
+
+
+def chance_threshold(num_classes: int) -> float:
+    """Twice the accuracy of guessing; of two or three classes, halfway to 1."""
+    chance = 1 / num_classes
+    return min(2 * chance, (1 + chance) / 2)
+
+
+def _not_data_free(run):
+    if not run.data_free:
+        yield Finding(
+            "Not data-free",
+            "This student learnt from real data. It is a baseline to compare with, no "
+            "result of data-free distillation.",
+        )
+
+
+def _evaluated(run):
+    student, teacher = run.evaluation("student"), run.evaluation("teacher")
+    least = chance_threshold(len(run.class_names))
+    chance = 1 / len(run.class_names)
+    if student and student["accuracy"] < least:
+        yield Finding(
+            "Student hardly better than chance",
+            f"It is right on {student['accuracy']:.2%} of the test set; guessing is "
+            f"right on {chance:.2%}. Look at the loss curves and the pseudo samples: "
+            "the distillation may be too short, its learning rate too high, or the "
+            "pseudo samples may be noise.",
+        )
+    if teacher and teacher["accuracy"] < least:
+        yield Finding(
+            "Teacher hardly better than chance",
+            f"It is right on {teacher['accuracy']:.2%} of the test set. Its weights "
+            "may be of another task, or the standardisation of images (mean, std) or "
+            "the order of the classes may be another one.",
+        )
+    if student:
+        answers = np.asarray(student["confusion"]).sum(0)
+        never = np.flatnonzero(answers == 0)
+        if len(never):
+            yield Finding(
+                "Classes that the student never answers",
+                f"On the whole test set: {_names(run, never)}.",
+            )
+    elif run.results and run.has_student:
+        named = run.results.get("dataset")
+        yield Finding(
+            "Not evaluated",
+            "The student is made, but "
+            + (
+                f"the test set {named} was not available. The same command does the "
+                "evaluation only."
+                if named
+                else "no test set is named in config.data."
+            ),
+        )
+
+
+def _incomplete(run):
+    if run.sample is None or run.sample.num_made < run.sample.num_wanted:
+        made = run.sample.num_made if run.sample else 0
+        wanted = (
+            run.sample.num_wanted
+            if run.sample
+            else run.config["synthesis"]["num_images"]
+        )
+        yield Finding(
+            "Synthesis is not finished",
+            f"{made:,} of {wanted:,} pseudo samples are made. The same command goes on "
+            "from there.",
+        )
+    if not run.has_student:
+        yield Finding(
+            "No student yet",
+            "Distillation is not finished. The same command goes on from the last "
+            "checkpoint.",
+        )
+
+
+def _labels(run):
+    if run.sample is None or len(run.sample.labels) < 2:
+        return
+    labels = run.sample.labels
+    counts = np.bincount(labels.argmax(-1), minlength=labels.shape[1])
+    never = np.flatnonzero(counts == 0)
+    if len(never):
+        yield Finding(
+            "Classes that are never sampled",
+            f"No pseudo sample of the {len(labels):,} looked at has this likeliest "
+            f"class: {_names(run, never)}. The student has little to learn them from. "
+            "More pseudo samples, another variance (config.targets.sigma) or another "
+            "feature layer may reach them.",
+        )
+    share = information(labels) / np.log(labels.shape[1])
+    if share < LEAST_INFORMATION:
+        yield Finding(
+            "Soft labels are all alike",
+            f"They differ from their mean by {max(share, 0):.2%} of what they could. "
+            "Raise config.targets.sigma, or choose another feature layer.",
+        )
+
+
+def _pictures(run):
+    if run.sample is None or len(run.sample.pixels) < 2:
+        return
+    variety = float(run.sample.pixels.std(0).mean())
+    if variety < LEAST_VARIETY:
+        yield Finding(
+            "Pseudo samples are all alike",
+            f"A pixel's standard deviation over them is {variety:.4f} on a scale of 0 "
+            "to 1. More steps, a higher learning rate or weaker priors may help.",
+        )
+
+
+def _damaged(run):
+    if run.damaged:
+        more = len(run.damaged) - 3
+        yield Finding(
+            "Damaged files",
+            f"Left out of this report: {', '.join(run.damaged[:3])}"
+            + (f" and {more} more" if more > 0 else "")
+            + ". The same command makes damaged shards again.",
+        )
+
+
+def _names(run: Run, classes: Sequence[int]) -> str:
+    names = [run.class_names[k] for k in classes[:12]]
+    more = len(classes) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")

@@ -1,0 +1,242 @@
+"""What a work directory holds, read for the report: no teacher, no real data."""
+
+import dataclasses
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfkd_jax.data import datasets
+from dfkd_jax.errors import CheckpointError, ConfigError
+from dfkd_jax.reporting import curves, images
+from dfkd_jax.runtime import files
+from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
+
+# A set of any size is shown by a part that fits into memory, spread over its shards.
+MAX_SHARDS = 64
+MAX_LABELS = 20_000
+MAX_IMAGES = 2_000
+MAX_BYTES = 64_000_000  # Of images, and of labels.
+MAX_DRAWS = 1_000  # Of soft labels, of each distribution.
+DISTRIBUTIONS = ("gaussian", "dirichlet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A part of a transfer set.
+
+    Attributes:
+        num_made: Images in finished shards.
+        num_wanted: Images of the whole set.
+        labels: `[n, classes]` soft labels.
+        pixels: `[m, height, width, channels]` on the scale 0 to 1; m is at most n.
+        pixel_labels: `[m, classes]`, the soft labels of these images.
+        damaged: Names of files that could not be read.
+    """
+
+    num_made: int
+    num_wanted: int
+    labels: np.ndarray
+    pixels: np.ndarray
+    pixel_labels: np.ndarray
+    damaged: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A work directory of a distillation run, finished or not.
+
+    Attributes:
+        folder: Where it is.
+        config: All settings but where the test set is.
+        description: Of the student: classes, image shape, standardisation.
+        teacher_sha256: Digest of the teacher's weights.
+        results: `results.json`; empty where there is none yet.
+        seconds: By stage.
+        class_names: One a class.
+        curves: Of `metrics.jsonl`.
+        sample: Of the transfer set; None where there is none yet.
+        drawn: Soft labels by distribution, `[n, classes]`; empty where not stored.
+        has_student: Whether distillation is finished.
+        damaged: Names of other files that could not be read.
+    """
+
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    description: Mapping[str, Any]
+    teacher_sha256: str
+    results: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    class_names: tuple[str, ...]
+    curves: tuple[curves.Curve, ...]
+    sample: Sample | None
+    drawn: Mapping[str, np.ndarray]
+    has_student: bool
+    damaged: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return str(self.config["name"])
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self.config["seed"]
+
+    @property
+    def feature_layer(self) -> str:
+        """As found by the run, or as asked for; empty where the run was to choose."""
+        return self.results.get("feature_layer") or self.config["targets"].get(
+            "feature_layer", ""
+        )
+
+    def network(self, role: str) -> str:
+        """Of "teacher" or "student": a registered name, or "package.module:Class"."""
+        settings = self.config[role]
+        return str(settings.get("module") or settings["network"])
+
+    @property
+    def data_free(self) -> bool:
+        """Whether the student learnt without real data."""
+        return self.results.get("data_free", True) is True
+
+    def evaluation(self, role: str) -> Mapping[str, Any]:
+        """Figures of "teacher" or "student" on the test set; empty where unknown."""
+        return self.results.get(role, {}).get("evaluation") or {}
+
+
+def read(folder: pathlib.Path) -> Run:
+    """The run in `folder`, as far as it has come.
+
+    Raises:
+        CheckpointError: There is none, or its settings or results are damaged.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is no work directory (it has no run.json): name one that "
+            "dfkd_jax.main made, as in runs/mnist/seed0."
+        )
+    identity = files.read_json(path)
+    if "targets" not in identity.get("config", {}):
+        raise CheckpointError(
+            f"{folder} is of teacher training: reports are of students. Its figures "
+            "are in teacher.json."
+        )
+    results_path = folder / "results.json"
+    results = files.read_json(results_path) if results_path.exists() else {}
+    seconds_path = folder / "seconds.json"
+    seconds = files.read_json(seconds_path) if seconds_path.exists() else {}
+    description = identity["description"]
+    sample = _read_transfer_set(folder / "transfer_set", description)
+    drawn, damaged = _read_drawn(folder / "soft_labels.npz", description["num_classes"])
+    return Run(
+        folder=folder,
+        config=identity["config"],
+        description=description,
+        teacher_sha256=identity["teacher_sha256"],
+        results=results,
+        seconds=results.get("seconds", seconds),
+        class_names=_class_names(description, results),
+        curves=tuple(curves.read(folder / "metrics.jsonl")),
+        sample=sample,
+        drawn=drawn,
+        has_student=(folder / "student.safetensors").is_file(),
+        damaged=(*(sample.damaged if sample else ()), *damaged),
+    )
+
+
+def _class_names(description, results):
+    evaluation = results.get("student", {}).get("evaluation") or {}
+    names = [str(row["class"]) for row in evaluation.get("per_class", ())]
+    if not names:
+        try:
+            names = datasets.spec(description["dataset"]).class_names
+        except ConfigError:
+            names = ()  # A data set of the user's own.
+    if len(names) != description["num_classes"]:
+        names = map(str, range(description["num_classes"]))
+    return tuple(names)
+
+
+def _read_transfer_set(folder, description):
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = Manifest(**files.read_json(path))
+    transfer_set = TransferSet(folder, manifest)
+    missing = set(transfer_set.missing())
+    finished = [s for s in range(manifest.num_shards) if s not in missing]
+    shards = spread(finished, MAX_SHARDS)
+    shape = tuple(manifest.image_shape)
+    per_shard = max(1, len(shards))
+    num_labels = _rows(MAX_LABELS, per_shard, manifest.num_classes)
+    num_images = min(num_labels, _rows(MAX_IMAGES, per_shard, int(np.prod(shape))))
+    labels = [np.empty((0, manifest.num_classes), np.float32)]
+    pixels, pixel_labels = [np.empty((0, *shape), np.float32)], labels[:]
+    damaged = []
+    for shard in shards:
+        try:
+            shard_images, shard_labels = (
+                np.load(path, mmap_mode="r", allow_pickle=False)
+                for path in transfer_set.paths(shard)
+            )
+            rows = spread(range(manifest.shard_size), num_labels)
+            some = spread(rows, num_images)
+            part = shard_images[some], shard_labels[some], shard_labels[rows]
+        except (OSError, ValueError, IndexError, EOFError):
+            damaged.append(f"transfer_set/images-{shard:05d}.npy or its labels")
+            continue
+        fits = part[0].shape[1:] == shape and part[2].shape[1:] == labels[0].shape[1:]
+        if not fits or not all(np.isfinite(array).all() for array in part):
+            damaged.append(f"transfer_set/images-{shard:05d}.npy or its labels")
+            continue
+        pixels.append(
+            images.to_pixels(part[0], mean=description["mean"], std=description["std"])
+        )
+        pixel_labels.append(part[1])
+        labels.append(part[2])
+    return Sample(
+        num_made=len(transfer_set),
+        num_wanted=manifest.num_images,
+        labels=np.concatenate(labels),
+        pixels=np.concatenate(pixels),
+        pixel_labels=np.concatenate(pixel_labels),
+        damaged=tuple(damaged),
+    )
+
+
+def _rows(most, num_shards, numbers):
+    """Rows of a shard to read, so that all together stay within the bounds."""
+    return max(1, min(most, MAX_BYTES // (4 * numbers)) // num_shards)
+
+
+def spread(values: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of `values`, evenly spread from the first to the last."""
+    places = np.linspace(0, len(values) - 1, min(count, len(values))).round()
+    return [values[int(place)] for place in places]
+
+
+def _read_drawn(path, num_classes):
+    if not path.is_file():
+        return {}, ()
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+            drawn = {
+                name: np.asarray(content[name], np.float32)[:MAX_DRAWS]
+                for name in DISTRIBUTIONS
+                if name in content.files
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}, (path.name,)
+    if not all(
+        labels.ndim == 2
+        and labels.shape[1] == num_classes
+        and np.isfinite(labels).all()
+        for labels in drawn.values()
+    ):
+        return {}, (path.name,)
+    return drawn, ()

@@ -1,0 +1,291 @@
+"""The processes of one run: how they meet, wait for each other, and end together.
+
+A run is one process unless `join` finds more: those that the flags name, or those of a
+cluster that JAX knows (Slurm, Open MPI, Kubernetes, TPU pods). All of them run the same
+program on the same work directory; process 0 alone prints and writes results.
+
+When a process dies, JAX ends the others from a thread of its own, with a page of native
+output and no way to catch it. So each process of several is two: `join` forks, the
+child goes on and does the work, and the parent, which never imports JAX's backends,
+holds back that output and says in one line who died.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from dfkd_jax.errors import ConfigError, DfkdError, ProcessError
+from dfkd_jax.runtime import progress
+
+T = TypeVar("T")
+
+JOIN_SECONDS = 300  # To wait for processes that a cluster starts one after another.
+SILENT_SECONDS = 20  # After which a process that says nothing counts as dead.
+WAIT_MILLISECONDS = 7 * 24 * 3_600_000  # Whoever is waited for is alive: see above.
+
+_index = 0
+_count = 1
+_client: Any = None
+_order = itertools.count()  # Of barriers and answers: the same in every process.
+
+
+def index() -> int:
+    """This process's place, from 0."""
+    return _index
+
+
+def count() -> int:
+    """The number of processes of the run."""
+    return _count
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes results."""
+    return _index == 0
+
+
+def own_part(sequence: Sequence[T]) -> Sequence[T]:
+    """This process's equal share of what all processes see alike."""
+    size = len(sequence) // _count
+    return sequence[_index * size : (_index + 1) * size]
+
+
+def barrier() -> None:
+    """Waits until every process is here. All must call it, in the same order."""
+    if _count > 1:
+        _client.wait_at_barrier(f"dfkd_jax/{next(_order)}", WAIT_MILLISECONDS)
+
+
+def first_says(value: Any) -> Any:
+    """What process 0 gives as `value` (JSON), in every process. Order as `barrier`."""
+    if _count == 1:
+        return value
+    key = f"dfkd_jax/{next(_order)}"
+    if is_first():
+        _client.key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_client.blocking_key_value_get(key, WAIT_MILLISECONDS))
+
+
+def join(
+    *, coordinator: str, num_processes: int | None, process_id: int | None, detect: bool
+) -> None:
+    """Meets the other processes of the run; call it before JAX is used.
+
+    Args:
+        coordinator: "host:port" of process 0, or empty.
+        num_processes: How many there are; given with `coordinator`.
+        process_id: Which of them this is; given with `coordinator`.
+        detect: Whether to ask JAX, where no coordinator is named, for a cluster that
+            started this process with others.
+
+    Raises:
+        ConfigError: The flags are incomplete or impossible.
+        ProcessError: The processes did not meet.
+    """
+    found = _named(coordinator, num_processes, process_id)
+    if found is None and detect:
+        found = _detected()
+    if found is None or found[1] < 2:
+        return
+    address, number, place, local_device_ids = found
+    _supervise(place, number)
+
+    import jax
+    from jax._src import distributed  # No public way to a barrier without devices.
+
+    if place:
+        progress.mute()
+    progress.say(f"Waiting for {number} processes at {address}")
+    # Its handler would keep SIGTERM from ending the process.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            address,
+            number,
+            place,
+            local_device_ids=local_device_ids,
+            cluster_detection_method="deactivate",
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=SILENT_SECONDS,
+        )
+    except RuntimeError as error:  # JAX's own kinds derive from it.
+        raise ProcessError(
+            f"Process {place} of {number} could not join the others at {address} "
+            f"({_first_line(error)}). Start all processes, with the same --coordinator "
+            "and --num_processes, on machines that reach each other, on a free port."
+        ) from error
+    global _index, _count, _client
+    _index, _count, _client = place, number, distributed.global_state.client
+
+
+def _named(coordinator, num_processes, process_id):
+    given = (bool(coordinator), num_processes is not None, process_id is not None)
+    if not any(given):
+        return None
+    if not all(given):
+        raise ConfigError(
+            "--coordinator, --num_processes and --process_id belong together: give all "
+            "three, or none."
+        )
+    if not re.fullmatch(r"\S+:\d+", coordinator):
+        raise ConfigError(
+            f"--coordinator={coordinator}: must be host:port of process 0."
+        )
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(
+            f"--process_id={process_id}: must be from 0 to {num_processes - 1}, below "
+            f"--num_processes={num_processes}."
+        )
+    return coordinator, num_processes, process_id, None
+
+
+def _detected():
+    """Coordinator, number, place and devices as JAX finds them, or None."""
+    from jax._src.clusters import ClusterEnv
+
+    try:
+        with warnings.catch_warnings():
+            # That a pod lacks the package `kubernetes` matters in indexed jobs alone.
+            warnings.simplefilter("ignore", UserWarning)
+            found = ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, None, JOIN_SECONDS
+            )
+    except Exception as error:  # Of a cluster's interface, whatever it raises.
+        in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+        if in_pod and "JOB_COMPLETION_INDEX" not in os.environ:
+            return None  # A notebook, say.
+        raise ConfigError(
+            f"JAX sees a cluster but not its processes ({_first_line(error)}): give "
+            "--coordinator, --num_processes and --process_id, or --distributed=off."
+        ) from error
+    return found if None not in found[:3] else None
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def leave(status: int) -> None:
+    """Ends this process where it failed; the others notice and end too.
+
+    JAX would wait for the others at the exit, which wait for this one. Returns where
+    the process is alone or has not failed.
+    """
+    if _count > 1 and status not in (0, 3):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Around a run: waits for the verdict where another process may have died.
+
+    A collective or a barrier with a dead process can fail before JAX knows that it is
+    dead. An error that this process has by itself passes at once.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _count == 1:
+            raise
+        if isinstance(error.__cause__ or error, RuntimeError):  # As JAX's own are.
+            time.sleep(SILENT_SECONDS + 20)  # JAX ends this process meanwhile.
+        if isinstance(error, DfkdError):
+            raise
+        traceback.print_exc()
+        leave(1)
+
+
+# The parent -----------------------------------------------------------------------
+
+_COORDINATION = re.compile(rb"[IWEF]\d{4} [\d:.]+ .*\b(coordination|client\.h)")
+_GLOO = re.compile(rb"\[Gloo\]|connected to \d+ peer ranks")
+
+
+def _supervise(place: int, number: int) -> None:
+    """Returns in a child; the parent waits for it and ends as it does."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    alive_read, alive_write = os.pipe()  # Closed by the system when the parent dies.
+    native_read, native_write = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(alive_read)
+        os.close(native_write)
+        _watch(child, native_read, place, number)
+    os.close(alive_write)
+    os.close(native_read)
+    # Python prints where it did; native code, JAX's above all, to the parent.
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(native_write, 1)
+    os.dup2(native_write, 2)
+    os.close(native_write)
+
+    def end_with_parent():
+        os.read(alive_read, 1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _watch(child: int, native: int, place: int, number: int) -> NoReturn:
+    """Passes on native output, but for what `_verdict` says better; then exits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The child gets and answers it.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    held: list[bytes] = []
+    with os.fdopen(native, "rb") as lines:
+        for line in lines:
+            if held or _COORDINATION.match(line):
+                held.append(line)
+            elif not _GLOO.search(line):
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        told = b"".join(held).decode(errors="replace")
+        print(f"ERROR: {_verdict(status, told, place, number)}", file=sys.stderr)
+        sys.stderr.flush()
+        status = 1
+    os._exit(status)
+
+
+def _verdict(status: int, told: str, place: int, number: int) -> str:
+    """Why a process ended by a signal did.
+
+    Args:
+        status: Minus the signal.
+        told: What JAX's coordination service last said.
+        place: Of the process that ended.
+        number: Of processes.
+    """
+    goes_on = "Give the same commands again to go on from what is finished."
+    silent = re.search(r"stopped sending heartbeats\):([\d\s,]+)", told)
+    if silent:
+        dead = sorted({int(number) for number in re.findall(r"\d+", silent[1])})
+    elif "Failed to send RPC to coordination service" in told:
+        dead = [0]
+    else:
+        name = signal.Signals(-status).name
+        memory = "; the memory may be full" if name == "SIGKILL" else ""
+        return f"Process {place} of {number} was ended by {name}{memory}. {goes_on}" + (
+            f"\n{told}" if told else ""
+        )
+    names = " and ".join(str(process) for process in dead)
+    return (
+        f"Process {names} of {number} stopped answering: it failed, was killed, or its "
+        f"machine cannot be reached; what it printed says more. Process {place} stops "
+        f"too. {goes_on}"
+    )

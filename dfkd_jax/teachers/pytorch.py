@@ -1,0 +1,419 @@
+"""Weights that PyTorch saved, as variables of linen networks.
+
+State dicts in safetensors files are read without PyTorch; `.pt` and `.pth` files need
+the extra `torch`, and only tensors are read from them, never code.
+"""
+
+import json
+import math
+import pathlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from dfkd_jax.errors import CheckpointError, did_you_mean
+from dfkd_jax.runtime import weights
+from dfkd_jax.teachers import mappings
+from dfkd_jax.teachers.mappings import LayerMapping, Shapes, Source
+
+# Where checkpoints keep the state dict, and what wrappers put before every name.
+NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.")
+# Linen's names of tensors and PyTorch's.
+TENSORS = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Batch normalisation counts its batches; nothing here needs that.
+UNUSED = "num_batches_tracked"
+MOST_PROBLEMS = 8
+
+
+def load(
+    path: pathlib.Path,
+    *,
+    network: str,
+    expected: Any,
+    mapping: str = "",
+) -> dict[str, Any]:
+    """Variables (NumPy, float32) of a linen network from a PyTorch state dict.
+
+    Args:
+        path: A `.safetensors`, `.pt` or `.pth` file.
+        network: A name of `models/registry.py`, or any other with a `mapping`.
+        expected: The network's variables, abstract or not.
+        mapping: File that says which PyTorch layer is which (see `mappings.py`).
+            Networks of the registry need none for their usual PyTorch counterpart.
+
+    Raises:
+        CheckpointError: See `read_state_dict` and `convert`. Where a mapping is needed
+            and none is given, it lists what the file holds and how to begin one.
+        ConfigError: The mapping is not there or not as it should be.
+    """
+    state_dict = read_state_dict(path)
+    if mapping:
+        layers = mappings.read(pathlib.Path(mapping).expanduser())
+    else:
+        held = {name: array.shape for name, array in state_dict.items()}
+        layers = mappings.shipped(network, _shapes(expected), held)
+        if layers is None:
+            raise CheckpointError(
+                f"{path} names its layers unlike the PyTorch counterpart of "
+                f"{network!r}, or there is none: say which layer is which in a JSON "
+                "file and set config.teacher.mapping to it.\n\n"
+                f"The file holds:\n{_listing(state_dict)}\n\n"
+                'Begin the mapping with this, and replace every "?":\n'
+                f"{skeleton(state_dict, expected)}"
+            )
+    return convert(state_dict, mapping=layers, expected=expected, source=str(path))
+
+
+def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a file that PyTorch users save; floats as float32.
+
+    A state dict beside other things ("state_dict", "model", …) is taken out, and the
+    prefix that `DataParallel` or `torch.compile` gives to every name is dropped.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, needs code to be read, holds no
+            state dict, or NaN.
+    """
+    if path.suffix == ".safetensors":
+        tensors, _ = weights.read_tensors(path)
+    else:
+        tensors = _read_pickled(path)
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+    for name, array in tensors.items():
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # Found out below.
+                tensors[name] = np.asarray(array, np.float32)
+    weights.check_finite(tensors, source=str(path))
+    return tensors
+
+
+def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise CheckpointError(f"Weights {path} are not there: check the path.")
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} needs PyTorch to be read: install it "
+            '(pip install "dfkd_jax[torch]"), or save the state dict with '
+            "safetensors.torch.save_file."
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What matters is in the errors below.
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is no state dict: it is damaged, or reading it would run code "
+            "that it brings along, which is refused. Where you trust the file, load it "
+            "in PyTorch and save model.state_dict() with torch.save or "
+            "safetensors.torch.save_file."
+        ) from error
+    except (EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} is damaged or no file of torch.save ({reason}): fetch or make it "
+            "again, or save model.state_dict()."
+        ) from error
+
+    def tensors_of(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return {}
+        return {
+            name: tensor
+            for name, tensor in value.items()
+            if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        }
+
+    found = tensors_of(content)
+    if not found and isinstance(content, Mapping):
+        found = next(
+            filter(None, (tensors_of(content.get(key)) for key in NESTED_UNDER)), {}
+        )
+    if not found:
+        keys = [str(key) for key in content] if isinstance(content, Mapping) else []
+        raise CheckpointError(
+            f"{path} holds no state dict, only "
+            + (", ".join(keys[:MOST_PROBLEMS]) or type(content).__name__)
+            + ": save model.state_dict()."
+        )
+    arrays = {}
+    for name, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(
+                f"{path}: tensor {name} is sparse, quantised or complex: save it as "
+                "dense float32."
+            )
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # NumPy has no bfloat16.
+        arrays[name] = tensor.detach().numpy()
+    return arrays
+
+
+def convert(
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    mapping: LayerMapping,
+    expected: Any,
+    source: str = "The state dict",
+) -> dict[str, Any]:
+    """Variables (NumPy, float32) with the tensors of a state dict.
+
+    What a linen layer holds tells its kind: the kernel of a convolution turns from
+    OIHW to HWIO (in any number of dimensions), that of a Dense from [out, in] to [in,
+    out], in the order of what was flattened before it; scale, bias, mean and var of a
+    normalisation are its weight, bias, running_mean and running_var. Two things are
+    not in a state dict and must be the same in the linen module: the epsilon of
+    normalisations and the padding. Transposed convolutions are not converted.
+
+    Args:
+        state_dict: As `read_state_dict` gives it.
+        mapping: Which layer is which.
+        expected: The network's variables, abstract or not.
+        source: Where the state dict is from, for messages.
+
+    Raises:
+        CheckpointError: Lists tensors that are missing, extra or of another shape, and
+            layers that the mapping leaves open.
+    """
+    want = _shapes(expected)
+    problems = _mapping_problems(mapping, want)
+    used = set()
+    converted: dict[str, np.ndarray] = {}
+    for path, shape in want.items():
+        try:
+            name, origin = _find(path, mapping)
+            used.add(name)
+            array = _held(name, state_dict, path)
+            converted[path] = _convert_tensor(name, array, path, origin, want)
+            if converted[path].shape != shape:
+                raise _MisfitError(
+                    f"{name} of shape {array.shape} gives {_inner(path)} of shape "
+                    f"{converted[path].shape} instead of {shape}"
+                )
+        except _MisfitError as error:
+            problems.append(str(error))
+    problems += [
+        f"{name} is not used: map it, or put it into {mappings.IGNORE}"
+        for name in state_dict
+        if name not in used
+        and name.rpartition(".")[2] != UNUSED
+        and not name.startswith(mapping.ignore)
+    ]
+    if problems:
+        problems = list(dict.fromkeys(problems))
+        more = len(problems) - MOST_PROBLEMS
+        raise CheckpointError(
+            f"{source} does not fit the network. {mapping.origin} leads to:\n  "
+            + "\n  ".join(problems[:MOST_PROBLEMS])
+            + (f"\n  and {more} more." if more > 0 else "")
+        )
+    return traverse_util.unflatten_dict(converted, sep="/")
+
+
+def skeleton(state_dict: Mapping[str, np.ndarray], expected: Any) -> str:
+    """The JSON of a mapping to be filled in, one line a layer of the network.
+
+    A PyTorch layer is named where it alone has the right shapes; the others are "?".
+    """
+    want = _shapes(expected)
+    open_layers = _after_a_flatten(want)
+    held: dict[str, Shapes] = {}
+    for name, array in state_dict.items():
+        layer, _, tensor = name.rpartition(".")
+        if tensor != UNUSED:
+            held.setdefault(layer, {})[tensor] = array.shape
+    layers: dict[str, Shapes] = {}
+    values: dict[str, Any] = {}
+    for path, shape in want.items():
+        layer, tensor = _split(path)
+        if tensor in TENSORS:
+            layers.setdefault(layer, {})[tensor] = shape
+            values[layer] = "?"
+        else:
+            values[_inner(path)] = "?"
+    torch_shapes = {
+        layer: {
+            TENSORS[tensor]: _torch_shape(shape) if tensor == "kernel" else shape
+            for tensor, shape in own.items()
+        }
+        for layer, own in layers.items()
+    }
+    for layer, own in torch_shapes.items():
+        fitting = [name for name, shapes in held.items() if shapes == own]
+        alike = [other for other, shapes in torch_shapes.items() if shapes == own]
+        if len(fitting) == len(alike) == 1:
+            values[layer] = fitting[0]
+        if layer in open_layers:
+            values[layer] = {
+                "from": values[layer],
+                "flatten": ["channels?", "height?", "width?"],
+            }
+    lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in values.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _shapes(variables: Any) -> Shapes:
+    flat = weights.flatten(variables)
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+def _inner(path: str) -> str:
+    """`params/block/conv/kernel` to `block/conv/kernel`."""
+    return path.partition("/")[2]
+
+
+def _split(path: str) -> tuple[str, str]:
+    """`params/block/conv/kernel` to `block/conv` and `kernel`."""
+    layer, _, tensor = _inner(path).rpartition("/")
+    return layer, tensor
+
+
+class _MisfitError(Exception):
+    """What is wrong with one tensor."""
+
+
+def _find(path: str, mapping: LayerMapping) -> tuple[str, Source]:
+    """Name of the PyTorch tensor for a linen tensor, and its source in the mapping."""
+    layer, tensor = _split(path)
+    origin = mapping.sources.get(_inner(path))
+    if origin is not None:
+        return origin.name, origin
+    origin = mapping.sources.get(layer)
+    if origin is None:
+        missing = layer if layer and tensor in TENSORS else _inner(path)
+        raise _MisfitError(f"{missing} is not in the mapping")
+    if tensor not in TENSORS:
+        raise _MisfitError(
+            f"{_inner(path)} is of no known kind: name it alone in the mapping"
+        )
+    return f"{origin.name}.{TENSORS[tensor]}", origin
+
+
+def _held(name: str, state_dict: Mapping[str, np.ndarray], path: str) -> np.ndarray:
+    if name not in state_dict:
+        raise _MisfitError(
+            f"{name} (for {_inner(path)}) is missing.{did_you_mean(name, state_dict)}"
+        )
+    array = np.asarray(state_dict[name])
+    if array.dtype.kind != "f":
+        raise _MisfitError(f"{name} is {array.dtype}, not a floating-point tensor")
+    return array
+
+
+def _convert_tensor(
+    name: str, array: np.ndarray, path: str, origin: Source, want: Shapes
+) -> np.ndarray:
+    """A PyTorch tensor in the layout of the linen tensor at `path`."""
+    layer, tensor = _split(path)
+    if name == origin.name:
+        axes = origin.transpose
+        fits = axes is not None and len(axes) == array.ndim
+        array = array.transpose(axes) if fits else array
+    else:
+        has_kernel = f"params/{layer}/kernel" in want
+        # What a Dense puts out, and so its bias, is in one order everywhere.
+        if tensor == "kernel" or not has_kernel:
+            array = _channels_last(array, layer, origin, _after_a_flatten(want))
+        if tensor == "kernel" and array.ndim > 1:
+            # OIHW to HWIO, [out, in] to [in, out].
+            array = array.transpose(*range(2, array.ndim), 1, 0)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _channels_last(
+    array: np.ndarray, layer: str, origin: Source, open_layers: set[str]
+) -> np.ndarray:
+    """With the last axis in the order of a flatten of channels last, not first."""
+    num_inputs = array.shape[-1] if array.ndim else 0
+    if origin.flatten is None and layer in open_layers:
+        raise _MisfitError(
+            f"{layer} has {num_inputs} inputs, which no layer before it gives: say "
+            'what was flattened in "flatten": [channels, height, width], or "flatten": '
+            "false"
+        )
+    if not origin.flatten:
+        return array
+    if math.prod(origin.flatten) != num_inputs:
+        raise _MisfitError(
+            f'"flatten" of {layer} is {list(origin.flatten)}, which does not make the '
+            f"{num_inputs} inputs of {origin.name}"
+        )
+    order = np.arange(num_inputs).reshape(origin.flatten)
+    return array[..., order.transpose(1, 2, 0).ravel()]
+
+
+def _after_a_flatten(want: Shapes) -> set[str]:
+    """Layers whose number of inputs is no other layer's number of outputs.
+
+    Most of them are Dense layers after a flatten, or normalisations between the two:
+    the order of their inputs has to be known, and the shapes would not give away a
+    wrong one. (Others come after a concatenation.)
+    """
+    kernels = {
+        _split(path)[0]: shape
+        for path, shape in want.items()
+        if _split(path)[1] == "kernel" and len(shape) > 1
+    }
+
+    def given(num_inputs: int, others: set[str]) -> bool:
+        return any(kernels[other][-1] == num_inputs for other in others)
+
+    dense = {
+        layer
+        for layer, shape in kernels.items()
+        if len(shape) == 2 and not given(shape[0], kernels.keys() - {layer})
+    }
+    sizes = {kernels[layer][0] for layer in dense}
+    norms = {
+        _split(path)[0]
+        for path, shape in want.items()
+        if _split(path)[1] in ("scale", "mean")
+        and shape[-1] in sizes
+        and not given(shape[-1], kernels.keys() - dense)
+    }
+    return dense | norms
+
+
+def _mapping_problems(mapping: LayerMapping, want: Shapes) -> list[str]:
+    layers = {_split(path)[0] for path in want}
+    known = layers | set(map(_inner, want))
+    problems = [
+        f"the network has no layer {layer!r}.{did_you_mean(layer, known)}"
+        for layer in mapping.sources
+        if layer not in known
+    ]
+    names = [source.name for source in mapping.sources.values()]
+    problems += [
+        f"{name} is mapped to {names.count(name)} layers"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    return problems
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """OIHW from HWIO."""
+    return shape if len(shape) < 2 else (shape[-1], shape[-2], *shape[:-2])
+
+
+def _listing(state_dict: Mapping[str, np.ndarray]) -> str:
+    return "\n".join(
+        f"  {name} {list(array.shape)}"
+        for name, array in state_dict.items()
+        if name.rpartition(".")[2] != UNUSED
+    )

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from dfkd_jax.reporting import findings, run_files
+
+
+def titles(folder):
+    return [finding.title for finding in findings.find(run_files.read(folder))]
+
+
+def lone(folder):
+    (finding,) = findings.find(run_files.read(folder))
+    return finding
+
+
+def test_nothing_is_wrong_with_a_good_run(maker):
+    assert titles(maker.make(drawn=True)) == []
+
+
+def test_baselines_on_real_data(maker):
+    assert titles(maker.make(changes={"data_free": False})) == ["Not data-free"]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"),
+    [(0.19, ["Student hardly better than chance"]), (0.21, [])],
+)
+def test_student_below_twice_chance(maker, accuracy, expected):
+    assert titles(maker.make(accuracy=accuracy)) == expected
+
+
+def test_teacher_of_another_task(maker):
+    finding = lone(maker.make(teacher_accuracy=0.1))
+    assert finding.title == "Teacher hardly better than chance"
+    assert "10.00%" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "threshold"), [(2, 0.75), (3, 2 / 3), (4, 0.5), (1_000, 0.002)]
+)
+def test_twice_chance_by_hand(num_classes, threshold):
+    assert findings.chance_threshold(num_classes) == pytest.approx(threshold)
+
+
+def test_classes_that_the_student_never_answers(maker):
+    matrix = 100 * np.eye(10)
+    matrix[[3, 7]] = np.roll(matrix, 1, axis=1)[[3, 7]]
+    finding = lone(maker.make(student_confusion=matrix))
+    assert finding.title == "Classes that the student never answers"
+    assert "3, 7." in finding.text
+
+
+def test_no_test_set(maker):
+    finding = lone(maker.make(accuracy=None))
+    assert finding.title == "Not evaluated"
+    assert "test set toys was not available" in finding.text
+
+
+def test_no_test_set_asked_for(maker):
+    finding = lone(maker.make(accuracy=None, changes={"dataset": ""}))
+    assert finding.title == "Not evaluated"
+    assert "no test set is named" in finding.text
+
+
+def test_unfinished_synthesis(maker):
+    found = findings.find(
+        run_files.read(maker.make(finished_shards=2, student=False, results=False))
+    )
+    assert [f.title for f in found] == ["Synthesis is not finished", "No student yet"]
+    assert "50 of 100" in found[0].text
+
+
+def test_a_run_that_has_just_begun(maker):
+    folder = maker.make(finished_shards=0, student=False, results=False)
+    for path in (folder / "transfer_set").iterdir():
+        path.unlink()
+    found = findings.find(run_files.read(folder))
+    assert [f.title for f in found] == ["Synthesis is not finished", "No student yet"]
+    assert "0 of 100" in found[0].text
+
+
+def test_a_class_that_is_never_sampled(maker):
+    soft = np.full((100, 10), 0.01)
+    soft[np.arange(100), np.arange(100) % 9] = 0.91
+    finding = lone(maker.make(soft=soft))
+    assert finding.title == "Classes that are never sampled"
+    assert "class: 9." in finding.text
+
+
+def test_many_missing_classes_are_counted(maker):
+    soft = np.full((100, 40), 0.001)
+    soft[np.arange(100), np.arange(100) % 20] = 0.961
+    finding = lone(maker.make(classes=40, soft=soft))
+    assert "20, 21, 22" in finding.text
+    assert "31 and 8 more." in finding.text
+
+
+def test_soft_labels_that_are_alike(maker):
+    """Every class is the likeliest of some, by a hair."""
+    soft = np.full((100, 10), 0.1)
+    soft += 0.01 * np.eye(10)[np.arange(100) % 10]
+    assert titles(maker.make(soft=soft / soft.sum(1, keepdims=True))) == [
+        "Soft labels are all alike"
+    ]
+
+
+def test_images_that_are_alike(maker):
+    images = np.broadcast_to(np.linspace(-1, 1, 64).reshape(8, 8, 1), (100, 8, 8, 1))
+    assert titles(maker.make(images=images)) == ["Pseudo samples are all alike"]
+
+
+def test_damaged_files(maker):
+    folder = maker.make()
+    for shard in range(4):
+        (folder / "transfer_set" / f"images-0000{shard}.npy").write_bytes(b"")
+    (folder / "soft_labels.npz").write_bytes(b"")
+    finding = lone(folder)
+    assert finding.title == "Damaged files"
+    assert "images-00002.npy" in finding.text
+    assert "and 2 more" in finding.text
+
+
+def test_information_by_hand():
+    sure = np.eye(4)
+    assert findings.information(sure) == pytest.approx(np.log(4))
+    assert findings.information(np.full((5, 4), 0.25)) == pytest.approx(0)
+    np.testing.assert_allclose(findings.entropy(np.array([0.5, 0.5, 0])), np.log(2))

@@ -1,0 +1,141 @@
+import json
+
+import numpy as np
+import pytest
+
+from dfkd_jax.errors import CheckpointError
+from dfkd_jax.reporting import run_files
+
+
+def test_a_finished_run(maker):
+    run = run_files.read(maker.make())
+    assert (run.name, run.seed) == ("toy", 0)
+    assert run.sample.num_made == run.sample.num_wanted == 100
+    assert run.sample.labels.shape == (100, 10)
+    assert run.sample.pixels.shape == (100, 8, 8, 1)
+    assert run.sample.pixels.min() >= 0 and run.sample.pixels.max() <= 1
+    assert run.evaluation("student")["accuracy"] == 0.9
+    assert run.class_names == tuple("0123456789")
+    assert run.damaged == ()
+    assert run.data_free
+
+
+def test_pixels_have_their_own_labels(maker):
+    """Image i is all of one grey that its label's first entry tells."""
+    soft = np.full((100, 10), 0.05)
+    soft[:, 0] = np.linspace(0, 1, 100)
+    images = np.broadcast_to(
+        (soft[:, 0, None, None, None] - 0.5) / 0.25, (100, 8, 8, 1)
+    )
+    run = run_files.read(maker.make(soft=soft, images=images))
+    np.testing.assert_allclose(
+        run.sample.pixels[:, 0, 0, 0], run.sample.pixel_labels[:, 0], atol=1e-6
+    )
+
+
+def test_of_a_large_set_a_part_spread_over_the_shards(maker, monkeypatch):
+    monkeypatch.setattr(run_files, "MAX_SHARDS", 2)
+    monkeypatch.setattr(run_files, "MAX_LABELS", 10)
+    monkeypatch.setattr(run_files, "MAX_IMAGES", 4)
+    soft = np.zeros((100, 10))
+    soft[:, 0] = np.arange(100)
+    run = run_files.read(maker.make(soft=soft))
+    assert run.sample.num_made == 100
+    assert list(run.sample.labels[:, 0]) == [0, 6, 12, 18, 24, 75, 81, 87, 93, 99]
+    assert list(run.sample.pixel_labels[:, 0]) == [0, 24, 75, 99]
+
+
+def test_large_images_are_fewer(maker, monkeypatch):
+    monkeypatch.setattr(run_files, "MAX_BYTES", 8 * 8 * 4 * 20)
+    run = run_files.read(maker.make())
+    assert len(run.sample.pixels) == 20
+
+
+def test_unfinished_runs(maker):
+    run = run_files.read(maker.make(finished_shards=2, student=False, results=False))
+    assert run.sample.num_made == 50
+    assert not run.has_student
+    assert run.results == {}
+    assert run.evaluation("student") == {}
+    assert run.seconds == {"prepare": 2.0, "synthesis": 60.0, "distillation": 120.0}
+    assert run.class_names == tuple("0123456789")
+
+
+def test_nothing_but_its_identity(maker):
+    folder = maker.make(results=False)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file() and path.name != "run.json":
+            path.unlink()
+        elif path.is_dir():
+            path.rmdir()
+    run = run_files.read(folder)
+    assert run.sample is None
+    assert run.curves == ()
+    assert run.drawn == {}
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "nan", "pickle"])
+def test_damaged_shards_are_left_out(maker, kind, damage):
+    folder = maker.make()
+    path = folder / "transfer_set" / f"{kind}-00001.npy"
+    array = np.load(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other shape":
+        np.save(path, array[:, :3])
+    elif damage == "nan":
+        np.save(path, np.full_like(array, np.nan))
+    else:
+        np.save(path, np.array([{}] * len(array)), allow_pickle=True)
+    run = run_files.read(folder)
+    assert run.damaged == ("transfer_set/images-00001.npy or its labels",)
+    assert len(run.sample.labels) == len(run.sample.pixels) == 75
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "pickle", "other classes"])
+def test_damaged_drawn_labels_are_left_out(maker, damage):
+    folder = maker.make(drawn=True)
+    path = folder / "soft_labels.npz"
+    assert len(run_files.read(folder).drawn) == 2
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "text":
+        path.write_text("soft")
+    elif damage == "pickle":
+        np.savez(path, gaussian=np.array([{}]))
+    else:
+        np.savez(path, gaussian=np.ones((5, 3)))
+    run = run_files.read(folder)
+    assert run.drawn == {}
+    assert run.damaged == ("soft_labels.npz",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no work directory"),
+        ("{", "cannot be read"),
+        (json.dumps({"config": {"name": "t"}}), "teacher training"),
+    ],
+)
+def test_folders_of_no_run(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        run_files.read(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 99])
+def test_spread_is_from_the_first_to_the_last(count):
+    found = run_files.spread(range(10), count)
+    assert len(found) == len(set(found)) == min(count, 10)
+    assert found == sorted(found)
+    if count > 1:
+        assert (found[0], found[-1]) == (0, 9)
+
+
+def test_spread_of_nothing():
+    assert run_files.spread([], 5) == []

@@ -1,0 +1,298 @@
+"""A network that is not of the package goes in, and its student comes out."""
+
+import json
+import shutil
+
+import command_runner
+import custom_nets
+import digits
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+from safetensors.numpy import save_file
+from tiny_runs import fingerprint
+
+from dfkd_jax import api
+from dfkd_jax.config import NetworkConfig
+from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
+from dfkd_jax.runtime import weights
+from dfkd_jax.teachers import weights as teachers
+
+TINY = {
+    "synthesis": {
+        "num_images": 40,
+        "images_per_device": 10,
+        "num_steps": 4,
+        "steps_per_call": 2,
+    },
+    "distillation": {"num_steps": 10, "batch_size": 8, "warmup_steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two teachers of digits and their test set."""
+    folder = tmp_path_factory.mktemp("digits")
+    for name in ("SmallCnn", "AllConvolutional"):
+        module = getattr(custom_nets, name)(width=16)
+        digits.train(module).save(folder / f"{name}.safetensors")
+    digits.save_test_set(folder / "test.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(folder):
+    return api.load(folder / "SmallCnn.safetensors", module="custom_nets:SmallCnn")
+
+
+def write_config(folder, path, *, module, layer, weights=None, **changes):
+    text = digits.CONFIG.format(
+        module=module,
+        layer=layer,
+        weights=weights or folder / f"{module}.safetensors",
+        test_set=folder / "test.npz",
+    )
+    lines = "".join(f"    config.{key} = {value!r}\n" for key, value in changes.items())
+    path.write_text(text.replace("    return config\n", lines + "    return config\n"))
+    return f"--config={path}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [("SmallCnn", "hidden"), ("AllConvolutional", "second/Conv_0")],
+    ids=["dense feature layer", "convolutional feature layer"],
+)
+def test_distilled_by_config_alone(lab, folder, tmp_path, module, layer):
+    config = write_config(folder, tmp_path / "digits.py", module=module, layer=layer)
+    # With an optimising compiler, unlike runs of a few steps.
+    command = lab.runner.call(
+        command_runner.run_module,
+        "main",
+        [config, f"--workdir={tmp_path / 'run'}"],
+        XLA_FLAGS="",
+    )
+    assert command.wait() == 0, command.stdout + command.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    teacher, student = results["teacher"], results["student"]
+    assert results["feature_layer"] == layer
+    assert student["parameters"] < teacher["parameters"] / 4
+    assert teacher["test_accuracy"] > 0.95
+    assert student["test_accuracy"] > 0.8 * teacher["test_accuracy"]
+
+    arguments = (
+        f"--checkpoint={tmp_path / 'run'}",
+        f"--data_file={folder / 'test.npz'}",
+        f"--teacher_module=custom_nets:{module}",
+        f"--output={tmp_path / 'figures.json'}",
+    )
+    [(status, line)] = lab.errors(lab.runner.start("evaluate", *arguments))
+    assert status == 1
+    assert f"say --module=custom_nets:{module} if you trust" in line
+    command = lab.runner.start("evaluate", *arguments, f"--module=custom_nets:{module}")
+    assert command.wait() == 0, command.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    for key in ("accuracy", "nll", "agreement_with_teacher"):
+        assert figures[key] == pytest.approx(student["evaluation"][key])
+    assert figures["confusion"] == student["evaluation"]["confusion"]
+
+
+def write_everywhere(teacher, tmp_path):
+    """The same weights in every form that is read."""
+    variables = teacher.variables
+    flat = weights.flatten(variables)
+    dotted = {name.replace("/", "."): leaf for name, leaf in flat.items()}
+    save_file(flat, tmp_path / "slashes.safetensors")
+    save_file(dotted, tmp_path / "dots.safetensors")
+    ocp.save(tmp_path / "variables", variables)
+    state = {"step": np.array(3), "opt_state": {"count": np.ones(3)}, **variables}
+    ocp.save(tmp_path / "state", state)
+    return ["slashes.safetensors", "dots.safetensors", "variables", "state"]
+
+
+def test_weights_in_any_form(teacher, tmp_path):
+    settings = {
+        "module": "custom_nets:SmallCnn",
+        "arguments": {"width": 16},
+        "image_shape": digits.IMAGE_SHAPE,
+        "mean": (digits.MEAN,),
+        "std": (digits.STD,),
+    }
+    for name in write_everywhere(teacher, tmp_path):
+        found = teachers.load(
+            NetworkConfig(weights=str(tmp_path / name), **settings), dataset=""
+        )
+        assert found.sha256 == teacher.sha256, name
+        assert found.description == teacher.description, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrases"),
+    [
+        ({"mean": ()}, ["config.teacher.mean is missing"]),
+        ({"image_shape": (8, 8, 3)}, ["conv/kernel is (3, 3, 1, 16)"]),
+        ({"image_shape": (1, 1, 1)}, ["'custom_nets:SmallCnn'"]),
+        ({"arguments": {"width": 8}}, ["norm/mean is (16,) instead of (8,)"]),
+        ({"arguments": {"wdth": 8}}, ['Did you mean "width"?']),
+        ({"module": "custom_nets:NoLogits", "arguments": {}}, ["instead of logits"]),
+        ({"weights": "nothing.safetensors"}, ["neither shipped", "nor a file"]),
+    ],
+)
+def test_weights_that_do_not_fit(teacher, tmp_path, changes, phrases):
+    write_everywhere(teacher, tmp_path)
+    settings = {
+        "module": "custom_nets:SmallCnn",
+        "arguments": {"width": 16},
+        "weights": str(tmp_path / "slashes.safetensors"),
+        "image_shape": digits.IMAGE_SHAPE,
+        "mean": (digits.MEAN,),
+        "std": (digits.STD,),
+    }
+    with pytest.raises(DfkdError) as error:
+        teachers.load(NetworkConfig(**settings | changes))
+    for phrase in phrases:
+        assert phrase in str(error.value)
+
+
+def test_nan_in_weights(teacher, tmp_path):
+    flat = {
+        name: leaf.copy() for name, leaf in weights.flatten(teacher.variables).items()
+    }
+    flat["params/hidden/bias"][3] = np.nan
+    save_file(flat, tmp_path / "nan.safetensors")
+    config = NetworkConfig(
+        module="custom_nets:SmallCnn",
+        arguments={"width": 16},
+        weights=str(tmp_path / "nan.safetensors"),
+        image_shape=digits.IMAGE_SHAPE,
+        mean=(0.3,),
+        std=(0.4,),
+    )
+    with pytest.raises(CheckpointError, match="params/hidden/bias holds NaN"):
+        teachers.load(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrases"),
+    [
+        ({"targets.feature_layer": "hiden"}, ["'hiden'", 'Did you mean "hidden"?']),
+        (
+            {"targets.feature_layer": "logits", "targets.weights": "outgoing"},
+            ["config.targets.weights='outgoing'", "after 'logits'"],
+        ),
+        (
+            {"targets.feature_layer": "logits", "targets.mean": "batch_norm"},
+            ["config.targets.mean='batch_norm'", "no BatchNorm follows 'logits'"],
+        ),
+        (
+            {"targets.feature_layer": "conv", "targets.mean": "biass"},
+            ["config.targets.mean='biass'", 'Did you mean "bias"?'],
+        ),
+        ({"student.module": "custom_nets:SmalCnn"}, ["SmallCnn"]),
+        ({"student.module": "no_such_module:Net"}, ["cannot be imported"]),
+        ({"data.file": "no_such.npz"}, ["config.data.file=no_such.npz"]),
+    ],
+)
+def test_settings_that_do_not_fit_the_network(lab, folder, tmp_path, changes, phrases):
+    config = write_config(
+        folder, tmp_path / "digits.py", module="SmallCnn", layer="hidden", **changes
+    )
+    workdir = tmp_path / "run"
+    [(status, line)] = lab.errors(
+        lab.runner.start("main", config, f"--workdir={workdir}")
+    )
+    assert status == 2, line
+    for phrase in phrases:
+        assert phrase in line
+    assert not (workdir / "transfer_set").exists()
+
+
+def variables_of(module):
+    shapes, _ = weights.trace(module, digits.IMAGE_SHAPE, network="net")
+    return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+
+
+@pytest.mark.parametrize(
+    ("module", "phrase"),
+    [
+        (custom_nets.Shared(), "'again' is called 2 times"),
+        (custom_nets.NoKernel(), "nothing can be a feature layer"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_networks_without_such_a_layer(tmp_path, module, phrase):
+    teacher = api.network(
+        module, variables_of(module), image_shape=digits.IMAGE_SHAPE, mean=0, std=1
+    )
+    with pytest.raises(ConfigError, match=phrase):
+        api.distil(
+            teacher,
+            module,
+            workdir=tmp_path / "run",
+            targets={"feature_layer": "again"},
+        )
+
+
+def test_python_api(teacher, folder, tmp_path, capsys):
+    student = api.distil(
+        teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
+    )
+    first = fingerprint(tmp_path / "run")
+    images, labels = digits.load()["test"]
+    assert student.logits(images).shape == (len(images), 10)
+    np.testing.assert_allclose(
+        student.logits(images[:2]),
+        student.logits((images[:2] * 255).round().astype(np.uint8)),
+        atol=0.2,
+    )
+    figures = api.evaluate(student, images, labels, teacher=teacher)
+    share = (np.asarray(student.logits(images)).argmax(-1) == labels).mean()
+    assert figures["accuracy"] == pytest.approx(share)
+    assert 0 <= figures["agreement_with_teacher"] <= 1
+    assert "agreement_with_teacher" not in api.evaluate(teacher, images, labels)
+
+    # The same call finds everything done; another teacher is refused.
+    again = api.distil(
+        teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
+    )
+    assert again.sha256 == student.sha256 == first["student"]
+    other = api.network(
+        teacher.module,
+        jax.tree.map(lambda leaf: leaf + 0.01, teacher.variables),
+        image_shape=digits.IMAGE_SHAPE,
+        mean=digits.MEAN,
+        std=digits.STD,
+    )
+    with pytest.raises(CheckpointError, match="teacher_sha256"):
+        api.distil(
+            other, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
+        )
+
+    loaded = api.load(tmp_path / "run", module="custom_nets:SmallCnn")
+    assert loaded.sha256 == student.sha256
+    shutil.copy(tmp_path / "run" / "teacher.safetensors", tmp_path)
+    kept = api.load(tmp_path / "teacher.safetensors", module="custom_nets:SmallCnn")
+    assert kept.sha256 == teacher.sha256
+    with pytest.raises(CheckpointError, match="takes images"):
+        api.evaluate(student, images[:, :4], labels)
+    with pytest.raises(ConfigError, match="num_image "):
+        api.distil(
+            teacher, "lenet5_half", workdir=tmp_path / "x", synthesis={"num_image": 1}
+        )
+
+
+def test_inspection(lab, folder, tmp_path):
+    config = write_config(
+        folder, tmp_path / "digits.py", module="SmallCnn", layer="hidden"
+    )
+    command = lab.runner.start("inspect", config)
+    assert command.wait() == 0, command.stderr
+    lines = command.stdout.splitlines()
+    assert any("SmallCnn" in line for line in lines)
+    for layer, units, rank in (("conv", 16, 9), ("hidden", 64, 64), ("logits", 10, 10)):
+        rows = [line for line in lines if line.startswith(f"│ {layer} ")]
+        row = rows[-1]  # The first table is of all modules.
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        assert cells[1:3] == [str(units), str(rank)]
+    assert any(line.startswith("Recommended: feature_layer=hidden") for line in lines)

@@ -1,0 +1,174 @@
+"""Equal logits, PyTorch against JAX. Skipped where PyTorch is not installed."""
+
+import pathlib
+import pickle
+
+import jax
+import jax.numpy as jnp
+import linen_nets
+import numpy as np
+import pytest
+
+from dfkd_jax.errors import CheckpointError
+from dfkd_jax.models import registry
+from dfkd_jax.runtime import weights
+from dfkd_jax.teachers import pytorch
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
+
+import torch_nets  # noqa: E402
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+LENET = (1, 28, 28)
+CIFAR = (3, 32, 32)
+CASES = {
+    "lenet5": (torch_nets.LeNet5, (), LENET),
+    "lenet5_half": (torch_nets.LeNet5, ((3, 8),), LENET),
+    "alexnet": (torch_nets.AlexNet, (), CIFAR),
+    "alexnet_half": (torch_nets.AlexNet, ((24, 64, 96, 96, 64), (256, 128)), CIFAR),
+    "alexnet_wang_half": (
+        torch_nets.AlexNetWang,
+        ((32, 96, 192, 128, 128), (2048, 2048)),
+        CIFAR,
+    ),
+    "resnet18": (torch_nets.ResNet, ((2, 2, 2, 2),), CIFAR),
+    "resnet34": (torch_nets.ResNet, ((3, 4, 6, 3), True), CIFAR),
+}
+
+
+def shapes(module, image_shape):
+    channels, height, width = image_shape
+    images = jnp.zeros((1, height, width, channels))
+    return jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+def check_logits(network, module, variables, image_shape):
+    """Both networks on the same images, to 1e-5 of the largest logit."""
+    images = torch.randn(2, *image_shape, generator=torch.manual_seed(1))
+    with torch.no_grad():
+        expected = network(images).numpy()
+    ours = jax.jit(module.apply)(variables, images.numpy().transpose(0, 2, 3, 1))
+    scale = np.abs(expected).max()
+    # Logits that depend on the image.
+    assert np.abs(expected[0] - expected[1]).max() > 0.1 * scale
+    assert np.abs(ours - expected).max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equal_logits(name, tmp_path):
+    make, arguments, image_shape = CASES[name]
+    network = torch_nets.randomised(make(*arguments))
+    path = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    module = registry.create(name)
+    expected = shapes(module, image_shape)
+    variables = pytorch.load(path, network=name, expected=expected)
+    check_logits(network, module, variables, image_shape)
+    parameters = sum(tensor.numel() for tensor in network.parameters())
+    assert weights.count(variables) == parameters
+
+
+def test_equal_logits_of_a_network_of_ones_own(tmp_path):
+    network = torch_nets.randomised(torch_nets.Custom(), seed=5)
+    torch.save({"model": network.state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    mapping = tmp_path / "mapping.json"
+    mapping.write_text(linen_nets.CUSTOM_MAPPING)
+    module = linen_nets.Custom()
+    variables = pytorch.load(
+        tmp_path / "w.pth",
+        network="linen_nets:Custom",
+        expected=shapes(module, (3, 16, 12)),
+        mapping=str(mapping),
+    )
+    check_logits(network, module, variables, (3, 16, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "arguments"),
+    [
+        ("custom", torch_nets.Custom, ()),
+        ("lenet5_half_dafl", torch_nets.LeNet5, ((3, 8), (60, 42))),
+    ],
+)
+def test_recorded_logits_are_pytorchs(name, make, arguments):
+    from safetensors.torch import load_file
+
+    network = make(*arguments).eval()
+    network.load_state_dict(load_file(FIXTURES / f"{name}.safetensors"))
+    recorded = load_file(FIXTURES / f"{name}_recorded.safetensors")
+    with torch.no_grad():
+        logits = network(recorded["images"])
+    torch.testing.assert_close(logits, recorded["logits"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", [*pytorch.NESTED_UNDER, None])
+def test_where_the_state_dict_lies(tmp_path, key):
+    linear = torch.nn.DataParallel(torch.nn.Linear(3, 2))
+    content = linear.state_dict()
+    if key is not None:
+        content = {"epoch": 7, "optimizer": {"lr": 0.1}, key: content}
+    torch.save(content, tmp_path / "w.pt")
+    read = pytorch.read_state_dict(tmp_path / "w.pt")
+    assert {name: array.shape for name, array in read.items()} == {
+        "weight": (2, 3),
+        "bias": (2,),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_become_float32(tmp_path, dtype):
+    torch.save({"w": torch.tensor([1.5, -2.0], dtype=dtype)}, tmp_path / "w.pt")
+    read = pytorch.read_state_dict(tmp_path / "w.pt")["w"]
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, [1.5, -2])
+
+
+def test_not_a_number_is_refused(tmp_path):
+    torch.save({"fc.weight": torch.tensor([1.0, float("nan")])}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"tensor fc\.weight holds NaN"):
+        pytorch.read_state_dict(tmp_path / "w.pt")
+
+
+def test_sparse_tensors_are_refused(tmp_path):
+    torch.save({"w": torch.eye(2).to_sparse()}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="tensor w is sparse"):
+        pytorch.read_state_dict(tmp_path / "w.pt")
+
+
+class Code:
+    """Pickles as a call."""
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("touched"),)
+
+
+@pytest.mark.parametrize("what", ["a module", "a call", "a plain pickle"])
+def test_code_is_never_run(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.pt"
+    if what == "a module":
+        torch.save(torch.nn.Linear(2, 2), path)
+    elif what == "a call":
+        torch.save({"w": torch.zeros(1), "x": Code()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Code()))
+    with pytest.raises(CheckpointError, match=r"refused.*save model\.state_dict\(\)"):
+        pytorch.read_state_dict(path)
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and more"])
+def test_damaged_files_are_named(tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"w\.pt is damaged"):
+        pytorch.read_state_dict(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [({"epoch": 3, "lr": 0.1}, "epoch, lr"), ([1, 2], "list"), ({}, "dict")],
+)
+def test_files_without_a_state_dict_say_what_they_hold(tmp_path, content, held):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=f"no state dict, only {held}: save"):
+        pytorch.read_state_dict(tmp_path / "w.pt")
