@@ -66,7 +66,7 @@ def facts(machine: Mapping[str, Any] | None = None) -> dict[str, Any]:
         machine: As `parallel.describe` saw it in another process; None to ask here.
     """
     versions = workdir.versions()
-    if "torch" in sys.modules:
+    if sys.modules.get("torch"):
         versions["torch"] = importlib.metadata.version("torch")
     return {
         "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
