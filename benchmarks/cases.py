@@ -12,7 +12,7 @@ from dfkd_jax.config import DistillationConfig, SynthesisConfig, parse
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.distillation import step as distillation_steps
 from dfkd_jax.models import network, registry
-from dfkd_jax.runtime import optimisation, parallel, weights
+from dfkd_jax.runtime import optimisation, parallel, training, weights
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis import step as synthesis_steps
 from dfkd_jax.teachers import weights as teachers
@@ -187,32 +187,34 @@ class Distillation:
             num_steps=config.num_steps,
         )
         optimizer = optimizer or optax.adamw(schedule, weight_decay=config.weight_decay)
-        self._step = parallel.data_parallel(
-            distillation_steps.make_step(
-                student=student,
-                teacher=case.module,
-                augment=distillation_loop.make_augment(config),
-                loss=distillation_steps.make_loss(
-                    config.loss, temperature=config.temperature
-                ),
-                stored_labels_temperature=None,
-            )
+        step = distillation_steps.make_step(
+            student=student,
+            teacher=case.module,
+            augment=distillation_loop.make_augment(config),
+            loss=distillation_steps.make_loss(
+                config.loss, temperature=config.temperature
+            ),
+            stored_labels_temperature=None,
         )
+        self._call = parallel.data_parallel(training.several(step))
         state = distillation_steps.create_state(
             student=student, variables=variables, optimizer=optimizer
         )
         self.state, self._teacher, self._key = parallel.replicate(
             (state, case.variables, jax.random.key(0))
         )
-        self._batches = batches
+        size = training.STEPS_PER_CALL
+        self._calls = [batches[at : at + size] for at in range(0, len(batches), size)]
 
     def run(self) -> Any:
         """A step a batch, with the copies to the devices; the last metrics."""
-        for batch in self._batches:
-            self.state, metrics = self._step(
-                self.state, self._teacher, parallel.split(batch), self._key
+        for batches in self._calls:
+            batch = jax.tree.map(lambda *parts: np.stack(parts), *batches)
+            self.state, metrics = self._call(
+                self.state, self._teacher, parallel.split(batch, axis=1), self._key
             )
             parallel.settle(metrics)
+        metrics = jax.tree.map(lambda each: each[-1], metrics)
         return jax.block_until_ready((self.state, metrics))[1]
 
     def params(self) -> Any:

@@ -13,7 +13,7 @@ from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import step as steps
 from dfkd_jax.models import network
-from dfkd_jax.runtime import feed, optimisation, parallel, rng, training, writers
+from dfkd_jax.runtime import feed, optimisation, rng, training, writers
 
 
 class Source(Protocol):
@@ -101,16 +101,14 @@ def distil(
         variables=network.init(student, rng.stream(root, "student"), image_shape),
         optimizer=optax.adamw(schedule, weight_decay=config.weight_decay),
     )
-    step_fn = parallel.data_parallel(
-        steps.make_step(
-            student=student,
-            teacher=teacher,
-            augment=make_augment(config),
-            loss=steps.make_loss(config.loss, temperature=config.temperature),
-            stored_labels_temperature=(
-                config.temperature if config.labels == "stored" else None
-            ),
-        )
+    step = steps.make_step(
+        student=student,
+        teacher=teacher,
+        augment=make_augment(config),
+        loss=steps.make_loss(config.loss, temperature=config.temperature),
+        stored_labels_temperature=(
+            config.temperature if config.labels == "stored" else None
+        ),
     )
 
     def read(step):
@@ -126,7 +124,7 @@ def distil(
         return {"images": images, "others": others, "labels": labels}
 
     state = training.train(
-        step_fn,
+        step,
         state=state,
         constants=variables,
         key=rng.stream(root, "augmentation"),

@@ -122,15 +122,22 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(_mesh(), _WHOLE))
 
 
-def split(tree: Any) -> Any:
+def split(tree: Any, *, axis: int = 0) -> Any:
     """Leaves `[batch, …]` as `[devices, batch / devices, …]`, a part on each device.
 
     Of several processes, each gives its own part of the batch for its own devices.
+
+    Args:
+        tree: NumPy arrays.
+        axis: The one of the batch, where it is not the first.
     """
     count = jax.local_device_count()
-    return put_split(
-        jax.tree.map(lambda leaf: np.reshape(leaf, (count, -1, *leaf.shape[1:])), tree)
-    )
+
+    def parts(leaf):
+        before, after = leaf.shape[:axis], leaf.shape[axis + 1 :]
+        return np.moveaxis(leaf.reshape(*before, count, -1, *after), axis, 0)
+
+    return put_split(jax.tree.map(parts, tree))
 
 
 def put_split(tree: Any) -> Any:

@@ -1,5 +1,6 @@
 """The loop around a data-parallel step: checkpoints, metrics, progress, NaN."""
 
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -11,9 +12,28 @@ import numpy as np
 from dfkd_jax.errors import NonFiniteError
 from dfkd_jax.runtime import checkpoints, feed, parallel, progress, writers
 
+STEPS_PER_CALL = 10  # At most: a call of the devices costs a host some time.
+
+
+def several(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step(state, constants, batch, key)`, repeated over the first axis of the batch.
+
+    Returns:
+        A function of the same arguments, with a batch `[steps, batch, …]` and metrics
+        `[steps]`.
+    """
+
+    def steps(state, constants, batches, key):
+        def one(state, batch):
+            return step(state, constants, batch, key)
+
+        return jax.lax.scan(one, state, batches)
+
+    return steps
+
 
 def train(
-    step_fn: Callable[..., Any],
+    step: Callable[..., Any],
     *,
     state: Any,
     constants: Any,
@@ -31,8 +51,8 @@ def train(
     """Runs steps 1 to `num_steps`, from the latest checkpoint on; the last state.
 
     Args:
-        step_fn: `step(state, constants, batch, key) -> (state, metrics)`,
-            data-parallel; metrics are scalars, `loss` among them.
+        step: `step(state, constants, batch, key) -> (state, metrics)`, to be lifted
+            by `parallel.data_parallel`; metrics are scalars, `loss` among them.
         state: What to start from without a checkpoint; has an int32 `step`.
         constants: What the step reads besides.
         key: Root of the step's randomness; the same in every step.
@@ -52,6 +72,15 @@ def train(
         StorageError: A checkpoint or a record cannot be written.
     """
     state, constants, key = parallel.replicate((state, constants, key))
+    # Several steps in a call, such that logs and checkpoints fall between two calls.
+    whole = math.gcd(log_every, checkpoint_every, num_steps)
+    per_call = max(n for n in range(1, STEPS_PER_CALL + 1) if whole % n == 0)
+    call = parallel.data_parallel(several(step))
+
+    def read_call(first):
+        batches = [read(step) for step in range(first, first + per_call)]
+        return jax.tree.map(lambda *parts: np.stack(parts), *batches)
+
     with (
         writers.open_writer(workdir / "metrics.jsonl", stage=stage) as writer,
         checkpoints.open_checkpoints(folder, every_steps=checkpoint_every) as saved,
@@ -60,32 +89,43 @@ def train(
         done = int(state.step)
         if done >= num_steps:
             return state
-        batches = feed.read_ahead(read, range(done + 1, num_steps + 1))
+        calls = range(done + 1, num_steps + 1, per_call)
+        batches = feed.read_ahead(read_call, calls)
         with progress.track(stage, total=num_steps, done=done, unit="steps") as update:
             start = time.monotonic()
-            for step, batch in enumerate(batches, done + 1):
-                batch = parallel.split(batch)
+            for first, batch in zip(calls, batches, strict=True):
+                batch = parallel.split(batch, axis=1)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = step_fn(state, constants, batch, key)
+                    state, metrics = call(state, constants, batch, key)
                 parallel.settle(metrics)
-                last = step == num_steps
-                log = last or step % log_every == 0
-                save = last or step % checkpoint_every == 0
+                done = first + per_call - 1
+                last = done == num_steps
+                log = last or done % log_every == 0
+                save = last or done % checkpoint_every == 0
                 if not (log or save):
                     continue
-                scalars = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite(list(scalars.values())).all():
+                metrics = {name: np.asarray(each) for name, each in metrics.items()}
+                wrong = {
+                    k: each
+                    for k, each in metrics.items()
+                    if not np.isfinite(each).all()
+                }
+                if wrong:
                     raise NonFiniteError(
-                        f"{stage.capitalize()}: NaN or infinity in "
-                        f"{', '.join(k for k, v in scalars.items() if v - v != 0)} by "
-                        f"step {step}. The last good checkpoint is kept in {folder}. "
-                        f"Lower {learning_rate_key}, in a new --workdir."
+                        f"{stage.capitalize()}: NaN or infinity in {', '.join(wrong)} "
+                        f"by step {done}. The last good checkpoint is kept in "
+                        f"{folder}. Lower {learning_rate_key}, in a new --workdir."
                     )
+                scalars = {name: float(each[-1]) for name, each in metrics.items()}
                 if log:
-                    writer.write_scalars(step, scalars)
-                    update(step, loss=scalars["loss"])
+                    writer.write_scalars(done, scalars)
+                    update(done, loss=scalars["loss"])
                 if save:
-                    checkpoints.save(saved, step, state, force=last)
+                    checkpoints.save(saved, done, state, force=last)
                     stopwatch.add(stage, time.monotonic() - start)
                     start = time.monotonic()
     return state
+
+
+def _finite(values):
+    return np.isfinite(values).all()

@@ -11,7 +11,7 @@ import optax
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import network as networks
-from dfkd_jax.runtime import feed, optimisation, parallel, rng, training, writers
+from dfkd_jax.runtime import feed, optimisation, rng, training, writers
 from dfkd_jax.teachers import step as steps
 
 
@@ -72,9 +72,7 @@ def train(
         return {"images": (pixels - mean) / std, "labels": labels[chosen]}
 
     state = training.train(
-        parallel.data_parallel(
-            steps.make_step(teacher=teacher, max_shift=config.max_shift)
-        ),
+        steps.make_step(teacher=teacher, max_shift=config.max_shift),
         state=state,
         constants=(),
         key=rng.stream(root, "augmentation"),
