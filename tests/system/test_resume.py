@@ -92,7 +92,7 @@ def test_batch_under_way_goes_on_from_its_checkpoint(lab, finished_workdir, tmp_
     command = lab.runner.call(_run_and_tell_steps, arguments)
     assert command.wait() == 3, command.stderr
     assert 0 < _steps(command, "synthesis-step")[0] < 6
-    assert _steps(command, "student-step") == list(range(20))
+    assert _steps(command, "student-step") == [0, 5, 10, 15]
     assert fingerprint(workdir) == fingerprint(finished_workdir)
 
 
@@ -107,7 +107,7 @@ def test_student_goes_on_from_its_checkpoint(lab, workdir_copy, finished_workdir
     command = lab.runner.call(_run_and_tell_steps, arguments)
     assert command.wait() == 3, command.stderr
     assert _steps(command, "synthesis-step") == []
-    assert _steps(command, "student-step") == [15, 16, 17, 18, 19]
+    assert _steps(command, "student-step") == [15]
     assert fingerprint(workdir_copy) == fingerprint(finished_workdir)
 
 
