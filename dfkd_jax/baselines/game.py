@@ -94,7 +94,7 @@ def make_student(
             "num_pseudo_samples": config.num_steps
             * config.batch_size
             * student_batches,
-            "transfer_set_sha256": samples.digest(),
+            "transfer_set_sha256": samples.digest() if len(samples) else None,
         },
     )
 
