@@ -210,6 +210,7 @@ class SynthesisConfig:
     def validate(self, path: str) -> None:
         """Raises ConfigError for a value out of range or a pair that clashes."""
         _at_least_one(self, path, "num_images", "images_per_device", "steps_per_call")
+        _not_negative(self, path, "num_steps")
         _require(
             self.num_images % self.images_per_device == 0,
             f"{path}.num_images",
@@ -226,7 +227,6 @@ class SynthesisConfig:
         _not_negative(
             self,
             path,
-            "num_steps",
             "init_scale",
             "total_variation",
             "l2",
