@@ -25,7 +25,7 @@ from benchmarks import measure
 from dfkd_jax.runtime import files, progress
 
 STAGES = ("prepare", "synthesis", "distillation", "evaluation")
-IMPORTS = "import dfkd_jax.main, dfkd_jax.pipeline"
+IMPORTS = "import dfkd_jax.main, dfkd_jax.pipeline, dfkd_jax.methods.soft_targets"
 QUICK = (
     "--config.synthesis.num_images=200",
     "--config.synthesis.num_steps=20",

@@ -137,7 +137,7 @@ def run(
     for key, value in changes.items():
         values[key] = values[key] | value if isinstance(value, Mapping) else value
     settings = configs.parse(values)
-    if not isinstance(settings, configs.ExperimentConfig):
+    if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
     pipeline.run(settings, pathlib.Path(workdir), command=f"dfkd_jax.api.run {config}")
     return load(workdir, module=settings.student.module)

@@ -133,7 +133,7 @@ def _explain(error, argv):
             continue
         if suggestion and suggestion[2] in keys:
             return f'{name} is not a setting. Did you mean "{suggestion[1]}"?'
-        if f"'{keys[-1]}'" in text and "=" not in text:
+        if "=" not in text and any(f"'{key}'" in text for key in keys[1:]):
             return f"{name} is not a setting: the config file lists what is."
         if f"--{name}={value}" in text:
             for clue, kind in (("int()", "a whole number"), ("float", "a number")):

@@ -7,7 +7,7 @@ JAX is imported. Every error names the key and the remedy.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -171,7 +171,7 @@ class SynthesisConfig:
         num_images: Size of the transfer set.
         images_per_device: Images optimised together on one device; also the size of a
             shard of the transfer set. Images depend on it only through rounding.
-        num_steps: Optimiser steps an image gets.
+        num_steps: Optimiser steps an image gets; 0 leaves images as they start.
         steps_per_call: Steps in one call of the device (an inner `lax.scan`).
         learning_rate: Adam's, on the parameters of the images.
         temperature: τ at which the teacher is matched to the soft labels.
@@ -179,7 +179,10 @@ class SynthesisConfig:
         grid_factors: The image is a sum of grids this many times coarser; (1,) means
             plain pixels.
         pixel_bounds: "sigmoid" keeps pixels in [0, 1], "none" lets them go anywhere.
-        init_scale: Standard deviation of the noise that images start from.
+            "rescale" maps each image's least and greatest pixel to 0 and 1 after every
+            step, as ZSKD does; plain pixels only.
+        init: Images start from "normal" or "uniform" noise.
+        init_scale: Standard deviation of normal noise; uniform noise is U(0, this).
         init_offset: Added before the sigmoid; below 0 images start dark.
         total_variation: Weight of the total variation prior.
         l2: Weight of the squared norm of the standardised pixels.
@@ -196,6 +199,7 @@ class SynthesisConfig:
     activation_weight: float = 0.05
     grid_factors: tuple[int, ...] = (4, 2, 1)
     pixel_bounds: str = "sigmoid"
+    init: str = "normal"
     init_scale: float = 0.3
     init_offset: float = 0.0
     total_variation: float = 1.5e-3
@@ -205,9 +209,8 @@ class SynthesisConfig:
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for a value out of range or a pair that clashes."""
-        _at_least_one(
-            self, path, "num_images", "images_per_device", "num_steps", "steps_per_call"
-        )
+        _at_least_one(self, path, "num_images", "images_per_device", "steps_per_call")
+        _not_negative(self, path, "num_steps")
         _require(
             self.num_images % self.images_per_device == 0,
             f"{path}.num_images",
@@ -236,7 +239,17 @@ class SynthesisConfig:
             self.grid_factors,
             "name at least one factor, each at least 1, as in (4, 2, 1)",
         )
-        _one_of(f"{path}.pixel_bounds", self.pixel_bounds, ("sigmoid", "none"))
+        _one_of(
+            f"{path}.pixel_bounds", self.pixel_bounds, ("sigmoid", "rescale", "none")
+        )
+        _one_of(f"{path}.init", self.init, ("normal", "uniform"))
+        if self.pixel_bounds == "rescale":
+            _require(
+                self.grid_factors == (1,),
+                f"{path}.grid_factors",
+                self.grid_factors,
+                f'with {path}.pixel_bounds="rescale" it must be (1,)',
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,11 +259,13 @@ class DistillationConfig:
     Attributes:
         num_steps: Optimiser steps; the student after the last one is the result.
         batch_size: Pseudo samples in a step, over all devices.
-        learning_rate: AdamW's peak; cosine decay to 0.
+        learning_rate: AdamW's peak.
+        schedule: Of the learning rate after the warm-up: "cosine" to 0, or "constant".
         warmup_steps: Steps of linear warm-up.
         weight_decay: AdamW's.
         labels: "fresh" asks the teacher about every augmented batch; "stored" uses the
-            soft labels that images were made for (no mixing then).
+            soft labels that images were made for, or the labels of real images (no
+            mixing then).
         loss: "l1" or "l2" on logits, or "hinton" (tempered cross-entropy).
         temperature: τ of "hinton" and of stored labels.
         mixup: Probability of mixup with another pseudo sample.
@@ -268,6 +283,7 @@ class DistillationConfig:
     num_steps: int = 10_000
     batch_size: int = 128
     learning_rate: float = 4e-3
+    schedule: str = "cosine"
     warmup_steps: int = 200
     weight_decay: float = 0.0
     labels: str = "fresh"
@@ -296,6 +312,7 @@ class DistillationConfig:
             self.warmup_steps,
             f"must be from 0 to below {path}.num_steps={self.num_steps}",
         )
+        _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
         _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
         _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
         _probability(self, path, "mixup", "cutmix")
@@ -360,8 +377,8 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """A student from a teacher's weights alone.
+class StudentConfig:
+    """What every way to a student has to know.
 
     Attributes:
         name: Of the experiment, in `results.json` and the default work directory.
@@ -371,11 +388,10 @@ class ExperimentConfig:
             TPU); images, parameters and statistics stay float32.
         teacher: Network and weights.
         student: Network.
-        targets: Soft labels.
-        synthesis: Pseudo samples.
-        distillation: Student.
         data: Held-out test set.
     """
+
+    reads_real_data: ClassVar[bool] = False
 
     name: str
     seed: int = 0
@@ -387,10 +403,12 @@ class ExperimentConfig:
     student: NetworkConfig = dataclasses.field(
         default_factory=lambda: NetworkConfig(network="lenet5_half")
     )
-    targets: TargetsConfig = TargetsConfig()
-    synthesis: SynthesisConfig = SynthesisConfig()
-    distillation: DistillationConfig = DistillationConfig()
     data: DataConfig = DataConfig()
+
+    @property
+    def folder(self) -> str:
+        """The default work directory, without the seed."""
+        return f"real_data/{self.name}" if self.reads_real_data else self.name
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for values that clash across sections."""
@@ -402,6 +420,180 @@ class ExperimentConfig:
             self.teacher.weights,
             "name shipped weights, a file or a folder of Orbax checkpoints",
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(StudentConfig):
+    """A student from a teacher's weights alone: Wang (2021), ZSKD, unoptimised noise.
+
+    Attributes:
+        targets: Soft labels.
+        synthesis: Pseudo samples.
+        distillation: Student.
+    """
+
+    targets: TargetsConfig = TargetsConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    distillation: DistillationConfig = DistillationConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """A network that makes pseudo samples from noise, and how it learns.
+
+    Attributes:
+        latent_size: Numbers of noise an image is made from.
+        features: Of the projection and the two convolutions before the last.
+        epsilon: Added to the variance by the BatchNorms after these two.
+        learning_rate: Adam's.
+    """
+
+    latent_size: int = 100
+    features: tuple[int, ...] = (128, 128, 64)
+    epsilon: float = 1e-5
+    learning_rate: float = 1e-3
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        _at_least_one(self, path, "latent_size")
+        _above_zero(self, path, "epsilon", "learning_rate")
+        _require(
+            len(self.features) == 3 and min(self.features) >= 1,
+            f"{path}.features",
+            self.features,
+            "name three numbers, each at least 1, as in (128, 128, 64)",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratedConfig(StudentConfig):
+    """A student that learns from a generator, which learns at the same time.
+
+    Attributes:
+        generator: Makes pseudo samples.
+        num_steps: Steps of the two; the student after the last one is the result.
+        batch_size: Pseudo samples in a step, over all devices.
+        learning_rate: The student's.
+        num_samples: Pseudo samples that are kept in the end, to look at.
+        log_every: Steps between two lines of metrics.
+        checkpoint_every: Steps between two checkpoints.
+    """
+
+    generator: GeneratorConfig = GeneratorConfig()
+    num_steps: int = 2_000
+    batch_size: int = 512
+    learning_rate: float = 1e-2
+    num_samples: int = 1_000
+    log_every: int = 50
+    checkpoint_every: int = 500
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        super().validate(path)
+        keys = ("num_steps", "batch_size", "num_samples")
+        _at_least_one(self, path, *keys, "log_every", "checkpoint_every")
+        _above_zero(self, path, "learning_rate")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DaflConfig(GeneratedConfig):
+    """DAFL (Chen et al., 2019). Defaults are the published ones for MNIST.
+
+    Attributes:
+        feature_layer: Whose responses the activation loss looks at: a name in the
+            parameter tree. Empty: the layer before the last.
+        one_hot_weight: Of the one-hot loss.
+        information_weight: Of the information entropy loss.
+        activation_weight: Of the activation loss.
+    """
+
+    generator: GeneratorConfig = GeneratorConfig(epsilon=0.8, learning_rate=0.2)
+    num_steps: int = 24_000
+    learning_rate: float = 2e-3
+    feature_layer: str = ""
+    one_hot_weight: float = 1.0
+    information_weight: float = 5.0
+    activation_weight: float = 0.1
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        super().validate(path)
+        keys = ("one_hot_weight", "information_weight", "activation_weight")
+        _not_negative(self, path, *keys)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DfadConfig(GeneratedConfig):
+    """DFAD (Fang et al., 2019). Defaults are the published ones for MNIST.
+
+    Attributes:
+        student_steps: Of the student, for each step of the generator.
+        momentum: Of the student's SGD.
+        weight_decay: Of the student, added to the gradient.
+    """
+
+    student_steps: int = 5
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        super().validate(path)
+        _at_least_one(self, path, "student_steps")
+        _not_negative(self, path, "weight_decay")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RealDataConfig(StudentConfig):
+    """NOT data-free: a student from real training images.
+
+    Attributes:
+        images_per_class: Drawn by the seed; 0 for all of the training part.
+        distillation: Student. With `labels="stored"` it learns the labels of the data
+            set and the teacher is not asked.
+    """
+
+    reads_real_data: ClassVar[bool] = True
+
+    images_per_class: int = 0
+    distillation: DistillationConfig = DistillationConfig()
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        super().validate(path)
+        _require_dataset(self)
+        _not_negative(self, path, "images_per_class")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetadataConfig(StudentConfig):
+    """NOT data-free: a student from statistics recorded on real training images.
+
+    Mean and covariance of the feature layer take the place of the normal that the
+    weights give; the rest is as in `ExperimentConfig`.
+
+    Attributes:
+        feature_layer: As in `TargetsConfig`.
+        grid: As in `TargetsConfig`.
+        candidates: As in `TargetsConfig`.
+        synthesis: Pseudo samples.
+        distillation: Student.
+    """
+
+    reads_real_data: ClassVar[bool] = True
+
+    feature_layer: str = ""
+    grid: int = 2
+    candidates: int = 1
+    synthesis: SynthesisConfig = SynthesisConfig()
+    distillation: DistillationConfig = DistillationConfig()
+
+    def validate(self, path: str) -> None:
+        """Raises ConfigError for a value out of range."""
+        super().validate(path)
+        _require_dataset(self)
+        _at_least_one(self, path, "grid", "candidates")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -426,6 +618,8 @@ class TeacherTrainingConfig:
         data: Training and test set.
     """
 
+    reads_real_data: ClassVar[bool] = True
+
     name: str
     seed: int = 0
     cpu_devices: int = 0
@@ -441,11 +635,16 @@ class TeacherTrainingConfig:
     checkpoint_every: int = 1_000
     data: DataConfig = DataConfig()
 
+    @property
+    def folder(self) -> str:
+        """The default work directory, without the seed."""
+        return self.name
+
     def validate(self, path: str) -> None:
         """Raises ConfigError for a value out of range."""
         _validate_run(self)
         _one_of("network", self.network, tuple(registry.NETWORKS))
-        _require(bool(self.data.dataset), "data.dataset", self.data.dataset, "name one")
+        _require_dataset(self)
         _at_least_one(
             self, path, "num_epochs", "batch_size", "log_every", "checkpoint_every"
         )
@@ -467,21 +666,42 @@ def _validate_run(config: Any) -> None:
     _one_of("compute_dtype", config.compute_dtype, ("float32", "bfloat16"))
 
 
-KINDS = {"distillation": ExperimentConfig, "teacher": TeacherTrainingConfig}
+def _require_dataset(config: Any) -> None:
+    _require(
+        bool(config.data.dataset),
+        "data.dataset",
+        config.data.dataset,
+        "name the data set whose training images are read",
+    )
 
 
-def default_config() -> ConfigDict:
-    """Every setting of a distillation run at its default, to be changed by a file."""
-    return _config_dict("distillation")
+KINDS = {
+    "distillation": ExperimentConfig,
+    "dafl": DaflConfig,
+    "dfad": DfadConfig,
+    "real_data": RealDataConfig,
+    "metadata": MetadataConfig,
+    "teacher": TeacherTrainingConfig,
+}
+
+
+def default_config(kind: str = "distillation") -> ConfigDict:
+    """Every setting of a way to a student at its default, to be changed by a file.
+
+    Args:
+        kind: One of `KINDS`.
+    """
+    return ConfigDict({"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed")))
 
 
 def default_teacher_config() -> ConfigDict:
     """Every setting of teacher training at its default, to be changed by a file."""
-    return _config_dict("teacher")
+    return default_config("teacher")
 
 
-def _config_dict(kind: str) -> ConfigDict:
-    return ConfigDict({"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed")))
+def kind_of(config: Any) -> str:
+    """The name of `config`'s kind."""
+    return next(kind for kind, cls in KINDS.items() if type(config) is cls)
 
 
 def unknown_variant(variant: str, known: tuple[str, ...]) -> ConfigError:
@@ -492,7 +712,7 @@ def unknown_variant(variant: str, known: tuple[str, ...]) -> ConfigError:
     )
 
 
-def parse(values: Mapping[str, Any]) -> ExperimentConfig | TeacherTrainingConfig:
+def parse(values: Mapping[str, Any]) -> StudentConfig | TeacherTrainingConfig:
     """The validated config of a mapping with its `kind` beside the settings.
 
     Raises:

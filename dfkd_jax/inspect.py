@@ -59,7 +59,7 @@ def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
     import jax
     import numpy as np
 
-    from dfkd_jax import pipeline
+    from dfkd_jax.methods import soft_targets
     from dfkd_jax.runtime import rng
     from dfkd_jax.targets import gaussian
 
@@ -68,14 +68,14 @@ def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
     for name, layer in teacher.layers().items():
         try:
             asked = dataclasses.replace(targets, feature_layer=name)
-            pipeline.find_feature_layer(asked, teacher)
+            soft_targets.find_feature_layer(asked, teacher)
         except ConfigError:
             continue  # Called twice, or without what these settings need.
-        draw = pipeline.make_targets(asked, teacher, layer)
+        draw = soft_targets.make_targets(asked, teacher, layer)
         labels = np.concatenate([draw(part) for part in np.split(keys, 10)])
         counts = np.bincount(labels.argmax(-1), minlength=labels.shape[1])
         entropy = -(labels * np.log(np.maximum(labels, 1e-30))).sum(-1).mean()
-        kernel = pipeline.find_kernel(asked, teacher, layer)
+        kernel = soft_targets.find_kernel(asked, teacher, layer)
         vectors = gaussian.unit_vectors(
             kernel, weights=targets.weights, window=targets.window
         )
@@ -125,7 +125,8 @@ def main(argv: list[str]) -> int:
     settings = config.parse(FLAGS.config.to_dict())
     if not isinstance(settings, config.ExperimentConfig):
         raise ConfigError(
-            "Name the config of a distillation; this one trains a teacher."
+            "Name the config of a distillation with config.targets; this one is of the "
+            f"kind {config.kind_of(settings)!r}."
         )
 
     import jax

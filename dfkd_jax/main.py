@@ -2,9 +2,11 @@
 
     python -m dfkd_jax.main --config=configs/mnist.py
     python -m dfkd_jax.main --config=configs/mnist.py:smoke
+    python -m dfkd_jax.main --config=configs/mnist.py:dafl
     python -m dfkd_jax.main --config=configs/teachers/mnist.py
 
-A variant follows the file after a colon. Any setting can be changed:
+A variant follows the file after a colon; those that are baselines on real data say so
+when they start and go to runs/real_data/. Any setting can be changed:
 --config.synthesis.num_images=24000 --config.seed=1. The work directory gets the
 student, results.json, metrics.jsonl and pictures. A command that was interrupted goes
 on where it was when it is given again.
@@ -43,7 +45,9 @@ def main(argv: list[str]) -> int:
     if FLAGS.config is None:
         raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
     settings = config.parse(FLAGS.config.to_dict())
-    workdir = pathlib.Path(FLAGS.workdir or f"runs/{settings.name}/seed{settings.seed}")
+    workdir = pathlib.Path(
+        FLAGS.workdir or f"runs/{settings.folder}/seed{settings.seed}"
+    )
     availability = held_out.preflight(settings.data)
     hosts.join(
         coordinator=FLAGS.coordinator,
@@ -54,16 +58,16 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.runtime import parallel
 
     command = "python -m dfkd_jax.main " + shlex.join(sys.argv[1:])
+    if settings.reads_real_data and not availability.obtainable:
+        raise DataUnavailableError(availability.message)
+    if not availability.obtainable:
+        progress.warn(
+            f"The held-out test set cannot be had: {availability.message} The student "
+            "will be made all the same and the exit status will be 3."
+        )
     if isinstance(settings, config.TeacherTrainingConfig):
-        if not availability.obtainable:
-            raise DataUnavailableError(availability.message)
         from dfkd_jax.teachers import pipeline
     else:
-        if not availability.obtainable:
-            progress.warn(
-                f"The held-out test set cannot be had: {availability.message} The "
-                "student will be made all the same and the exit status will be 3."
-            )
         from dfkd_jax import pipeline
     parallel.configure(cpu_devices=settings.cpu_devices)
     return pipeline.run(settings, workdir, command=command)
@@ -74,7 +78,10 @@ if __name__ == "__main__":
         "config", None, "Config file, with `:variant` if it has any; required."
     )
     flags.DEFINE_string(
-        "workdir", None, "Where everything goes; default runs/<name>/seed<seed>."
+        "workdir",
+        None,
+        "Where everything goes; default runs/<name>/seed<seed>, of baselines on real "
+        "data runs/real_data/<name>/seed<seed>.",
     )
     flags.DEFINE_string("coordinator", "", "host:port of process 0 of several.")
     flags.DEFINE_integer("num_processes", None, "Number of processes.")

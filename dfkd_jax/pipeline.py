@@ -1,8 +1,9 @@
-"""From a teacher's weights to an evaluated student: the stages in order.
+"""From a teacher's weights to an evaluated student, whatever the method.
 
-Each stage leaves its result in the work directory and is skipped when that is there:
-`transfer_set/` (synthesis), `student.safetensors` (distillation), `results.json`
-(evaluation). Only the last stage reads real data.
+The method (`methods/registry.py`) makes the student and leaves it in the work directory
+as `student.safetensors`; here the directory is opened before, and `results.json`,
+figures and the report are written after. What is finished is not done again. Unless the
+method says otherwise by its kind of config, only the evaluation reads real data.
 """
 
 import dataclasses
@@ -10,40 +11,21 @@ import pathlib
 import time
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from dfkd_jax import evaluate as evaluation
-from dfkd_jax.config import ExperimentConfig, TargetsConfig
+from dfkd_jax.config import StudentConfig, kind_of
 from dfkd_jax.data import datasets, held_out
-from dfkd_jax.distillation import loop as distillation_loop
-from dfkd_jax.errors import (
-    CheckpointError,
-    ConfigError,
-    DataUnavailableError,
-    did_you_mean,
-)
-from dfkd_jax.models import network as networks
+from dfkd_jax.errors import CheckpointError, DataUnavailableError
+from dfkd_jax.methods import registry as methods
+from dfkd_jax.methods.task import Task
 from dfkd_jax.models import registry
-from dfkd_jax.reporting import figures, pages, soft_labels, tables
-from dfkd_jax.runtime import (
-    files,
-    hosts,
-    parallel,
-    precision,
-    progress,
-    weights,
-    writers,
-)
+from dfkd_jax.reporting import figures, pages, tables
+from dfkd_jax.runtime import files, hosts, parallel, progress, weights, writers
 from dfkd_jax.runtime.workdir import open_workdir, versions
-from dfkd_jax.synthesis import loop as synthesis_loop
-from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
-from dfkd_jax.targets import dirichlet, gaussian
 from dfkd_jax.teachers import weights as teachers
 
 
 def run(
-    config: ExperimentConfig,
+    config: StudentConfig,
     workdir: pathlib.Path,
     *,
     command: str,
@@ -53,7 +35,7 @@ def run(
     """Runs what is not finished yet; the exit status (0, or 3 without a test set).
 
     Args:
-        config: Settings.
+        config: Settings; their kind says which method makes the student.
         workdir: Everything goes here.
         command: For `results.json`.
         teacher: In place of what `config.teacher` names.
@@ -63,7 +45,12 @@ def run(
         DfkdError: Of any stage; what was finished before is kept.
     """
     started = time.monotonic()
+    method = methods.find(kind_of(config))
+    origin = {"data_free": not config.reads_real_data}
     progress.say(f"{config.name}: seed {config.seed}, work directory {workdir}")
+    if config.reads_real_data:
+        origin["real_data"] = method.real_data(config)
+        progress.say(f"NOT data-free: the student learns from {origin['real_data']}.")
     if teacher is None:
         teacher = teachers.load(config.teacher, dataset=config.data.dataset)
     description = dataclasses.replace(
@@ -85,61 +72,43 @@ def run(
             arguments=config.student.arguments,
         )
     _check_student(student, description)
-    feature_layer = find_feature_layer(config.targets, teacher)
+    method.check(config, teacher)
     settings = dataclasses.asdict(config)
-    del settings["data"]  # Where the test set is may change between two starts.
-    identity = {
+    # Where the test set is may change between two starts; real images that are learnt
+    # from may not.
+    data = settings.pop("data")
+    identity = origin | {
+        "kind": kind_of(config),
         "config": settings,
         "teacher_sha256": teacher.sha256,
         "description": dataclasses.asdict(description),
     }
+    if config.reads_real_data:
+        identity["dataset"] = data["dataset"]
     with open_workdir(workdir, identity):
-        parallel.check_devices(
-            config.distillation.batch_size, setting="config.distillation.batch_size"
-        )
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
-        transfer_set = TransferSet(
-            workdir / "transfer_set",
-            Manifest(
-                num_images=config.synthesis.num_images,
-                shard_size=config.synthesis.images_per_device,
-                image_shape=description.image_shape,
-                num_classes=description.num_classes,
-                seed=config.seed,
-                teacher_sha256=teacher.sha256,
-                settings={
-                    "targets": settings["targets"],
-                    "synthesis": settings["synthesis"],
-                },
-            ),
-        )
-        draw_labels = make_targets(config.targets, teacher, feature_layer)
         stopwatch.add("prepare", time.monotonic() - started)
-
-        _synthesise(
-            config,
-            teacher,
-            feature_layer.name,
-            draw_labels,
-            transfer_set,
-            workdir,
-            stopwatch,
-        )
-        variables = _distil(
-            config, teacher, student, description, transfer_set, workdir, stopwatch
+        made = method.make_student(
+            Task(
+                config=config,
+                teacher=teacher,
+                student=student,
+                description=description,
+                class_names=evaluation.class_names(teacher.description),
+                workdir=workdir,
+                stopwatch=stopwatch,
+            )
         )
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
-        _keep_soft_labels(config, teacher, feature_layer, workdir / "soft_labels.npz")
 
         results = {
             "experiment": config.name,
             "seed": config.seed,
-            "data_free": True,
+            **origin,
             "dataset": config.data.dataset or config.data.file,
-            "feature_layer": feature_layer.name,
-            "num_pseudo_samples": len(transfer_set),
+            **made.facts,
             "teacher": {
                 "network": config.teacher.name,
                 "weights": config.teacher.weights,
@@ -149,119 +118,22 @@ def run(
             },
             "student": {
                 "network": config.student.name,
-                "sha256": weights.digest(variables),
-                "parameters": weights.count(variables),
+                "sha256": weights.digest(made.variables),
+                "parameters": weights.count(made.variables),
                 "test_accuracy": None,
             },
-            "transfer_set_sha256": transfer_set.digest(),
             "seconds": stopwatch.seconds,
             "command": command,
             "machine": parallel.describe(),
             "versions": versions(),
+            "kind": kind_of(config),
             "config": settings,
         }
         status = _evaluate(
-            config, teacher, student, variables, results, workdir, stopwatch
+            config, teacher, student, made.variables, results, workdir, stopwatch
         )
         pages.write(workdir)
         return hosts.first_says(status)
-
-
-def find_feature_layer(
-    targets: TargetsConfig, teacher: weights.TrainedNetwork
-) -> networks.Layer:
-    """The layer of the teacher whose output the normal models.
-
-    Raises:
-        ConfigError: There is none of this name, or it cannot be one.
-    """
-    found = teacher.layers()
-    if not found:
-        raise ConfigError(
-            f"The teacher {teacher.description.network!r} has no layer with a kernel "
-            "and one output a unit: nothing can be a feature layer."
-        )
-    name = targets.feature_layer or networks.penultimate(found)
-    key = f"config.targets.feature_layer={name!r}"
-    if name not in found:
-        raise ConfigError(
-            f"{key} is no layer of the teacher: choose one of {', '.join(found)}."
-            + did_you_mean(name, found)
-        )
-    layer = found[name]
-    if layer.calls > 1:
-        raise ConfigError(
-            f"{key} is called {layer.calls} times by the teacher, so it is not one "
-            f"feature space: choose another of {', '.join(found)}."
-        )
-    if targets.weights == "outgoing" and not layer.next_layer:
-        raise ConfigError(
-            f"config.targets.weights='outgoing' is not possible: after {name!r} comes "
-            "no layer with one input a unit."
-        )
-    if targets.mean == "bias" and "bias" not in networks.lookup(
-        teacher.variables["params"], layer.name
-    ):
-        raise ConfigError(
-            f"config.targets.mean='bias' is not possible: {name!r} has no bias."
-        )
-    if targets.mean == "batch_norm" and not layer.batch_norm:
-        raise ConfigError(
-            f"config.targets.mean='batch_norm' is not possible: no BatchNorm follows "
-            f"{name!r} directly."
-        )
-    return layer
-
-
-def find_kernel(
-    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
-) -> Any:
-    """The kernel that the correlation of the units of `layer` is built from."""
-    name = layer.next_layer if targets.weights == "outgoing" else layer.kernel_layer
-    return jnp.asarray(networks.lookup(teacher.variables["params"], name)["kernel"])
-
-
-def make_targets(
-    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
-) -> Any:
-    """`draw(keys [batch]) -> soft labels [batch, classes]` as the config asks."""
-    params = teacher.variables["params"]
-    if targets.distribution == "dirichlet":
-        last = list(teacher.layers().values())[-1]
-        kernel = jnp.asarray(networks.lookup(params, last.kernel_layer)["kernel"])
-        return dirichlet.soft_labels(kernel, betas=targets.betas)
-    mean, std = None, None
-    if targets.mean == "bias":
-        mean = jnp.asarray(networks.lookup(params, layer.name)["bias"])
-    elif targets.mean == "batch_norm" or (targets.mean == "auto" and layer.batch_norm):
-        statistics = networks.lookup(teacher.variables["batch_stats"], layer.batch_norm)
-        mean, std = jnp.asarray(statistics["mean"]), jnp.sqrt(statistics["var"])
-    normal = gaussian.feature_normal(
-        find_kernel(targets, teacher, layer),
-        sigma=targets.sigma,
-        scale=targets.scale,
-        weights=targets.weights,
-        window=targets.window,
-        mean=mean,
-        std=std,
-    )
-
-    def head(features):
-        return networks.head(
-            teacher.module,
-            teacher.variables,
-            features,
-            layer=layer.name,
-            image_shape=tuple(teacher.description.image_shape),
-        )
-
-    return gaussian.soft_labels(
-        head,
-        normal,
-        shape=layer.output_shape,
-        grid=targets.grid,
-        candidates=targets.candidates,
-    )
 
 
 def _check_student(student, description):
@@ -274,85 +146,6 @@ def _check_student(student, description):
             f"The student {description.network!r} tells {num_classes} classes apart, "
             f"the teacher {description.num_classes}: change config.student.arguments."
         )
-
-
-def _synthesise(
-    config, teacher, feature_layer, draw_labels, transfer_set, workdir, stopwatch
-):
-    for shard in transfer_set.verify():
-        progress.warn(f"Shard {shard} of the transfer set is damaged: making it again.")
-    if transfer_set.missing():
-        progress.say(
-            f"Synthesis: {config.synthesis.num_images:,} pseudo samples, "
-            f"{config.synthesis.num_steps} steps each, from the weights of "
-            f"{config.teacher.weights}; devices: {parallel.device_count()}"
-        )
-        synthesis_loop.synthesise(
-            config.synthesis,
-            teacher=precision.compute_in(teacher.module, config.compute_dtype),
-            feature_layer=feature_layer,
-            variables=teacher.variables,
-            mean=teacher.description.mean,
-            std=teacher.description.std,
-            draw_labels=draw_labels,
-            transfer_set=transfer_set,
-            seed=config.seed,
-            workdir=workdir,
-            stopwatch=stopwatch,
-        )
-    if not hosts.is_first():
-        return
-    images, labels = transfer_set.gather(np.arange(min(len(transfer_set), 1_000)))
-    figures.sample_grid(
-        workdir / "pseudo_samples.png",
-        images,
-        labels,
-        mean=teacher.description.mean,
-        std=teacher.description.std,
-        class_names=evaluation.class_names(teacher.description),
-    )
-
-
-def _distil(config, teacher, student, description, transfer_set, workdir, stopwatch):
-    path = workdir / "student.safetensors"
-    if hosts.first_says(path.exists()):
-        return weights.load(path)[0]
-    progress.say(
-        f"Distillation: {config.student.name} for {config.distillation.num_steps:,} "
-        f"steps of {config.distillation.batch_size} augmented pseudo samples"
-    )
-    variables = distillation_loop.distil(
-        config.distillation,
-        teacher=precision.compute_in(teacher.module, config.compute_dtype),
-        variables=teacher.variables,
-        student=precision.compute_in(student, config.compute_dtype),
-        source=transfer_set,
-        image_shape=description.image_shape,
-        seed=config.seed,
-        workdir=workdir,
-        stopwatch=stopwatch,
-    )
-    if hosts.is_first():
-        weights.save(path, variables, description)
-    return variables
-
-
-def _keep_soft_labels(config, teacher, feature_layer, path):
-    """Of both distributions, for the map in the report."""
-    if path.exists():
-        return
-    labels = {}
-    for distribution in ("gaussian", "dirichlet"):
-        targets = dataclasses.replace(config.targets, distribution=distribution)
-        drawn = soft_labels.draw(
-            make_targets(targets, teacher, feature_layer),
-            seed=config.seed,
-            count=soft_labels.NUM_DRAWS,
-        )
-        # ZSKD's is of the last layer's units, which need not be the classes.
-        if drawn.shape[1] == teacher.description.num_classes:
-            labels[distribution] = drawn
-    soft_labels.save(path, labels)
 
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):

@@ -7,10 +7,26 @@ from collections.abc import Iterator
 import pytest
 
 import dfkd_jax
+from dfkd_jax import config
+from dfkd_jax.methods import registry
 
 PACKAGE = pathlib.Path(dfkd_jax.__file__).parent
 STAGES = ("targets", "synthesis", "distillation", "teachers")
-DATA_FREE = ("targets", "synthesis", "distillation")
+DATA_FREE = ("targets", "synthesis", "distillation", "methods", "baselines")
+REAL_DATA = "baselines.real_data"
+# Who may get real images, besides: evaluation and teacher training, and who asks them.
+READERS = {
+    "api",
+    "data",
+    "evaluate",
+    "export",
+    "exporting",
+    "inspect",
+    "main",
+    "pipeline",
+    "teachers.pipeline",
+    REAL_DATA,
+}
 DEVICES = {
     "pmap",
     "shard_map",
@@ -140,6 +156,7 @@ def violations(imports, modules, forbidden, *, direct=False, on_import=False):
 
 def data_free(imports, package):
     modules = [m for s in DATA_FREE for m in imports.under(f"{package}.{s}")]
+    modules = set(modules) - set(imports.under(f"{package}.{REAL_DATA}"))
     forbidden = [f"{package}.data", "tensorflow", "tensorflow_datasets"]
     return violations(imports, modules, forbidden)
 
@@ -153,7 +170,8 @@ def imports():
 def pure(imports):
     """Modules of arrays in, arrays out."""
     names = {"losses", "step", "augment", "priors", "parameterisation"}
-    stages = [m for stage in STAGES for m in imports.under(f"dfkd_jax.{stage}")]
+    folders = (*STAGES, "baselines")
+    stages = [m for folder in folders for m in imports.under(f"dfkd_jax.{folder}")]
     return [
         *imports.under("dfkd_jax.models"),
         *imports.under("dfkd_jax.targets"),
@@ -163,6 +181,38 @@ def pure(imports):
 
 def test_what_is_data_free_never_reaches_the_data(imports):
     assert data_free(imports, "dfkd_jax") == []
+
+
+def test_who_gets_real_images(imports):
+    readers = {m for name in READERS for m in imports.under(f"dfkd_jax.{name}")}
+    reading = {
+        module
+        for module in imports.trees
+        if {"dfkd_jax.data.tfds", "dfkd_jax.data.held_out"} & imports.reached(module)
+    }
+    assert reading <= readers
+    assert f"dfkd_jax.{REAL_DATA}.images" in reading
+    assert f"dfkd_jax.{REAL_DATA}.metadata" in reading
+
+
+def test_only_baselines_on_real_data_know_each_other(imports):
+    own = imports.under(f"dfkd_jax.{REAL_DATA}")
+    others = [module for module in imports.trees if module not in own]
+    assert violations(imports, others, [f"dfkd_jax.{REAL_DATA}"], direct=True) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in config.KINDS if kind != "teacher"])
+def test_the_kind_of_config_says_whether_real_data_is_read(imports, kind):
+    module = registry.METHODS[kind]
+    assert module in imports.trees
+    reads = config.KINDS[kind].reads_real_data
+    assert reads == module.startswith(f"dfkd_jax.{REAL_DATA}.")
+    assert {"check", "make_student"} <= _functions(imports.trees[module])
+    assert reads == ("real_data" in _functions(imports.trees[module]))
+
+
+def _functions(tree):
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_pure_modules_know_no_files_and_no_settings(imports, pure):
@@ -194,7 +244,16 @@ def test_a_stage_knows_no_other_stage(imports):
 def test_what_all_stages_use_knows_no_stage(imports, folder):
     forbidden = [
         f"dfkd_jax.{name}"
-        for name in (*STAGES, "data", "reporting", "config", "pipeline", "evaluate")
+        for name in (
+            *STAGES,
+            "methods",
+            "baselines",
+            "data",
+            "reporting",
+            "config",
+            "pipeline",
+            "evaluate",
+        )
     ]
     modules = imports.under(f"dfkd_jax.{folder}")
     assert len(modules) > 3

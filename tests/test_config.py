@@ -14,11 +14,7 @@ NAN, INF = math.nan, math.inf
 
 def values(kind, /, **changes):
     """The default config of a kind as a mapping, with settings by dotted path."""
-    defaults = {
-        "distillation": config.default_config,
-        "teacher": config.default_teacher_config,
-    }[kind]
-    result = defaults().to_dict()
+    result = config.default_config(kind).to_dict()
     for path, value in changes.items():
         *groups, key = path.split(".")
         group = result
@@ -39,12 +35,18 @@ def refuse(kind, changes, *parts):
     ("kind", "cls"),
     [
         ("distillation", config.ExperimentConfig),
+        ("dafl", config.DaflConfig),
+        ("dfad", config.DfadConfig),
+        ("real_data", config.RealDataConfig),
+        ("metadata", config.MetadataConfig),
         ("teacher", config.TeacherTrainingConfig),
     ],
 )
 def test_defaults_are_valid_and_come_back(kind, cls):
     parsed = config.parse(values(kind))
     assert parsed == cls(name="unnamed")
+    assert config.kind_of(parsed) == kind
+    assert config.KINDS[kind] is cls
     with pytest.raises(dataclasses.FrozenInstanceError):
         parsed.seed = 1
 
@@ -130,12 +132,7 @@ UNIT = "must be from 0 to 1"
 RANGES = {
     "distillation": {
         POSITIVE: {
-            "synthesis": [
-                "num_images",
-                "images_per_device",
-                "num_steps",
-                "steps_per_call",
-            ],
+            "synthesis": ["num_images", "images_per_device", "steps_per_call"],
             "distillation": [
                 "num_steps",
                 "batch_size",
@@ -151,6 +148,7 @@ RANGES = {
         NOT_NEGATIVE: {
             "": ["cpu_devices"],
             "synthesis": [
+                "num_steps",
                 "init_scale",
                 "total_variation",
                 "l2",
@@ -169,6 +167,34 @@ RANGES = {
         },
         UNIT: {"distillation": ["mixup", "cutmix"]},
     },
+    "dafl": {
+        POSITIVE: {
+            "": [
+                "num_steps",
+                "batch_size",
+                "num_samples",
+                "log_every",
+                "checkpoint_every",
+            ],
+            "generator": ["latent_size"],
+        },
+        ABOVE_ZERO: {
+            "": ["learning_rate"],
+            "generator": ["learning_rate", "epsilon"],
+        },
+        NOT_NEGATIVE: {
+            "": ["one_hot_weight", "information_weight", "activation_weight"]
+        },
+    },
+    "dfad": {
+        POSITIVE: {"": ["student_steps"]},
+        NOT_NEGATIVE: {"": ["weight_decay"]},
+    },
+    "real_data": {
+        POSITIVE: {"distillation": ["num_steps"]},
+        NOT_NEGATIVE: {"": ["images_per_class"]},
+    },
+    "metadata": {POSITIVE: {"": ["grid", "candidates"], "synthesis": ["num_images"]}},
     "teacher": {
         POSITIVE: {"": ["num_epochs", "batch_size", "log_every", "checkpoint_every"]},
         ABOVE_ZERO: {"": ["learning_rate"]},
@@ -232,6 +258,8 @@ def test_other_ranges(path, value, message):
         ("targets.window", "flat", "flatten"),
         ("targets.mean", "biases", "bias"),
         ("synthesis.pixel_bounds", "sigmoids", "sigmoid"),
+        ("synthesis.init", "unifrom", "uniform"),
+        ("distillation.schedule", "cosin", "cosine"),
         ("distillation.labels", "stor", "stored"),
         ("distillation.loss", "hintn", "hinton"),
         ("kind", "teachers", "teacher"),
@@ -282,6 +310,10 @@ STORED = {
             ["mixed samples have no stored label"],
         ),
         (
+            {"synthesis.pixel_bounds": "rescale"},
+            ["config.synthesis.grid_factors=(4, 2, 1)", "it must be (1,)"],
+        ),
+        (
             {"teacher.weights": ""},
             ["config.teacher.weights=''", "name shipped weights"],
         ),
@@ -319,11 +351,41 @@ def test_settings_that_clash(changes, parts):
         {"targets.weights": "incoming", "targets.feature_layer": "output"},
         {"distillation.mixup": 0.5, "distillation.cutmix": 0.5},
         {"distillation.warmup_steps": 0, "distillation.num_steps": 1},
+        {"synthesis.num_steps": 0},
+        {"synthesis.pixel_bounds": "rescale", "synthesis.grid_factors": (1,)},
         {"synthesis.activation_weight": -0.1, "synthesis.init_offset": -2.0},
     ],
 )
 def test_settings_at_the_limit_are_allowed(changes):
     config.parse(values("distillation", **changes))
+
+
+@pytest.mark.parametrize("kind", ["real_data", "metadata", "teacher"])
+def test_what_reads_real_data_names_it(kind):
+    refuse(kind, {"data.dataset": ""}, "config.data.dataset=''", "training images")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("dafl", {"generator.features": (8, 8)}, "config.generator.features=(8, 8)"),
+        ("dafl", {"generator.features": (8, 8, 0)}, "each at least 1"),
+        ("dfad", {"momentum": 1.0}, "config.momentum=1.0"),
+        ("dfad", {"one_hot_weight": 1.0}, "config.one_hot_weight is not a setting"),
+        ("real_data", {"synthesis": {}}, "config.synthesis is not a setting"),
+    ],
+)
+def test_settings_of_baselines(kind, changes, message):
+    refuse(kind, changes, message)
+
+
+@pytest.mark.parametrize("kind", list(config.KINDS))
+def test_where_results_go_tells_what_was_read(kind):
+    """Students of real data cannot lie beside those of the teacher's weights alone."""
+    settings = config.KINDS[kind](name="x")
+    from_real_data = kind in ("real_data", "metadata")
+    assert settings.folder == ("real_data/x" if from_real_data else "x")
+    assert settings.reads_real_data == (from_real_data or kind == "teacher")
 
 
 def test_missing_name():

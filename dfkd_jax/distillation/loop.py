@@ -79,7 +79,7 @@ def distil(
         teacher: The teacher's linen module.
         variables: Its variables.
         student: The student's linen module; starts from scratch.
-        source: The transfer set.
+        source: The transfer set, or another source of images.
         image_shape: (height, width, channels).
         seed: Root of all keys.
         workdir: For checkpoints (`student/`) and `metrics.jsonl`.
@@ -91,7 +91,8 @@ def distil(
         StorageError: A checkpoint cannot be written.
     """
     root = rng.stream(jax.random.key(seed), "distillation")
-    schedule = optimisation.warmup_cosine(
+    schedule = optimisation.warmup_then(
+        config.schedule,
         config.learning_rate,
         warmup_steps=config.warmup_steps,
         num_steps=config.num_steps,

@@ -55,9 +55,10 @@ def chance_threshold(num_classes: int) -> float:
 
 def _not_data_free(run):
     if not run.data_free:
+        learnt = f"real data ({run.real_data})" if run.real_data else "real data"
         yield Finding(
             "Not data-free",
-            "This student learnt from real data. It is a baseline to compare with, no "
+            f"This student learnt from {learnt}. It is a baseline to compare with, no "
             "result of data-free distillation.",
         )
 
@@ -104,7 +105,10 @@ def _evaluated(run):
 
 
 def _incomplete(run):
-    if run.sample is None or run.sample.num_made < run.sample.num_wanted:
+    has_synthesis = "synthesis" in run.config
+    if has_synthesis and (
+        run.sample is None or run.sample.num_made < run.sample.num_wanted
+    ):
         made = run.sample.num_made if run.sample else 0
         wanted = (
             run.sample.num_wanted

@@ -264,7 +264,7 @@ def _map(run):
     if len(run.drawn) < 2 or not projection.is_available():
         return None
     # That of the run comes first.
-    own = run.config["targets"]["distribution"]
+    own = run.distribution
     names = sorted(run.drawn, key=lambda name: name != own)
     places = projection.tsne([run.drawn[name] for name in names])
     if places is None:

@@ -53,6 +53,8 @@ class Run:
         config: All settings but where the test set is.
         description: Of the student: classes, image shape, standardisation.
         teacher_sha256: Digest of the teacher's weights.
+        data_free: Whether the student learns without real data.
+        real_data: What real data it learns from, in words.
         results: `results.json`; empty where there is none yet.
         seconds: By stage.
         class_names: One a class.
@@ -67,6 +69,8 @@ class Run:
     config: Mapping[str, Any]
     description: Mapping[str, Any]
     teacher_sha256: str
+    data_free: bool
+    real_data: str
     results: Mapping[str, Any]
     seconds: Mapping[str, float]
     class_names: tuple[str, ...]
@@ -89,19 +93,18 @@ class Run:
     @property
     def feature_layer(self) -> str:
         """As found by the run, or as asked for; empty where the run was to choose."""
-        return self.results.get("feature_layer") or self.config["targets"].get(
-            "feature_layer", ""
-        )
+        settings = self.config.get("targets", self.config)
+        return self.results.get("feature_layer") or settings.get("feature_layer", "")
+
+    @property
+    def distribution(self) -> str:
+        """That soft labels are drawn from; empty where none are drawn from weights."""
+        return self.config.get("targets", {}).get("distribution", "")
 
     def network(self, role: str) -> str:
         """Of "teacher" or "student": a registered name, or "package.module:Class"."""
         settings = self.config[role]
         return str(settings.get("module") or settings["network"])
-
-    @property
-    def data_free(self) -> bool:
-        """Whether the student learnt without real data."""
-        return self.results.get("data_free", True) is True
 
     def evaluation(self, role: str) -> Mapping[str, Any]:
         """Figures of "teacher" or "student" on the test set; empty where unknown."""
@@ -121,7 +124,7 @@ def read(folder: pathlib.Path) -> Run:
             "dfkd_jax.main made, as in runs/mnist/seed0."
         )
     identity = files.read_json(path)
-    if "targets" not in identity.get("config", {}):
+    if "student" not in identity.get("config", {}):
         raise CheckpointError(
             f"{folder} is of teacher training: reports are of students. Its figures "
             "are in teacher.json."
@@ -131,6 +134,7 @@ def read(folder: pathlib.Path) -> Run:
     seconds_path = folder / "seconds.json"
     seconds = files.read_json(seconds_path) if seconds_path.exists() else {}
     description = identity["description"]
+    origin = identity | results
     sample = _read_transfer_set(folder / "transfer_set", description)
     drawn, damaged = _read_drawn(folder / "soft_labels.npz", description["num_classes"])
     return Run(
@@ -138,6 +142,8 @@ def read(folder: pathlib.Path) -> Run:
         config=identity["config"],
         description=description,
         teacher_sha256=identity["teacher_sha256"],
+        data_free=origin.get("data_free", True) is True,
+        real_data=origin.get("real_data", ""),
         results=results,
         seconds=results.get("seconds", seconds),
         class_names=_class_names(description, results),

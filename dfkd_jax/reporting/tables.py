@@ -35,6 +35,8 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
     )
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    if not results["data_free"]:
+        progress.say(f"NOT data-free: the student learnt from {results['real_data']}.")
     seconds = results["seconds"]
     agreement = student["evaluation"]["agreement_with_teacher"]
     progress.say(
@@ -46,7 +48,9 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
     progress.say(
         "time: "
         + ", ".join(
-            f"{stage} {progress.duration(seconds.get(stage, 0.0))}" for stage in stages
+            f"{stage} {progress.duration(seconds[stage])}"
+            for stage in stages
+            if stage in seconds
         )
     )
     for name in (

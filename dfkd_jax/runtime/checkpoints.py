@@ -137,6 +137,8 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _variables(tree):
+    if {"step", "student", "generator"} <= tree.keys():
+        tree = tree["student"]  # The two are trained together.
     if "params" not in tree:
         return {"params": tree}
     if "params" in tree["params"]:  # A train state made of whole variables.

@@ -7,6 +7,24 @@ import optax
 from dfkd_jax.runtime import parallel
 
 
+def warmup_then(
+    schedule: str, peak: float, *, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+    """Linear from 0 to `peak` in `warmup_steps`, then as `schedule` says.
+
+    Args:
+        schedule: "cosine": to 0 at `num_steps`; "constant": `peak` to the end.
+        peak: The highest rate.
+        warmup_steps: May be 0.
+        num_steps: The last step.
+    """
+    if schedule == "constant":
+        if not warmup_steps:
+            return optax.constant_schedule(peak)
+        return optax.linear_schedule(0.0, peak, warmup_steps)
+    return warmup_cosine(peak, warmup_steps=warmup_steps, num_steps=num_steps)
+
+
 def warmup_cosine(peak: float, *, warmup_steps: int, num_steps: int) -> optax.Schedule:
     """Linear from 0 to `peak` in `warmup_steps`, then cosine to 0 at `num_steps`."""
     return optax.warmup_cosine_decay_schedule(

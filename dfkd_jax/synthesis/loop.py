@@ -28,12 +28,17 @@ def make_parameterisation(
 ) -> parameterisations.Parameterisation:
     """The parameterisation that `config` asks for."""
     result = parameterisations.grids(
-        tuple(image_shape), factors=config.grid_factors, init_scale=config.init_scale
+        tuple(image_shape),
+        factors=config.grid_factors,
+        init_scale=config.init_scale,
+        init=config.init,
     )
     if config.pixel_bounds == "sigmoid":
-        result = parameterisations.bounded(
+        return parameterisations.bounded(
             result, mean=mean, std=std, offset=config.init_offset
         )
+    if config.pixel_bounds == "rescale":
+        return parameterisations.rescaled(result, mean=mean, std=std)
     return result
 
 
@@ -109,7 +114,8 @@ def synthesise(
     def make_round(shards, checkpointer):
         """Images, soft labels and metrics of one shard a device of this process.
 
-        Metrics are `[devices, steps]`, of the steps that were made here.
+        Metrics are `[devices, steps]`, of the steps that were made here; there are none
+        where images are left as they start.
         """
         first_index = np.asarray(hosts.own_part(shards))[:, None] * manifest.shard_size
         index = first_index + np.arange(manifest.shard_size)
@@ -158,10 +164,11 @@ def synthesise(
             left = len(missing) - first - len(shards)
             made = manifest.num_images - left * manifest.shard_size
             writer.write_scalars(made, scalars)
-            if 0 in shards:
+            if 0 in shards and metrics:
                 _write_steps(workdir, config.num_steps, metrics)
             stopwatch.add("synthesis", time.monotonic() - start)
-            update(made, cross_entropy=scalars["cross_entropy"])
+            shown = [name for name in ("cross_entropy",) if name in scalars]
+            update(made, **{name: scalars[name] for name in shown})
     transfer_set.refresh()
 
 
@@ -189,6 +196,8 @@ class _Cadence:
 
 def _fetch(history, shards, begun):
     """Metrics `[devices, steps]` of the calls so far, which must be finite."""
+    if not history:
+        return {}
     history[:] = [jax.tree.map(np.asarray, metrics) for metrics in history]
     metrics = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *history)
     finite = np.isfinite(metrics["loss"]).all(axis=0)

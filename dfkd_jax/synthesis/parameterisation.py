@@ -8,38 +8,56 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
 
+def _unchanged(params):
+    return params
+
+
 class Parameterisation(NamedTuple):
-    """Two pure functions.
+    """Pure functions.
 
     Attributes:
         init: `keys [batch]` to parameters, a tree of `[batch, …]`.
         render: Parameters to standardised images `[batch, height, width, channels]`.
+        project: Parameters after an optimiser step to those that are gone on from.
     """
 
     init: Callable[[Any], Any]
     render: Callable[[Any], Any]
+    project: Callable[[Any], Any] = _unchanged
 
 
 def grids(
-    shape: tuple[int, int, int], *, factors: Sequence[int], init_scale: float
+    shape: tuple[int, int, int],
+    *,
+    factors: Sequence[int],
+    init_scale: float,
+    init: str = "normal",
 ) -> Parameterisation:
     """A sum of grids, the k-th `factors[k]` times coarser than the image.
 
-    `factors=(1,)` is the plain pixel parameterisation. Grids start as white noise of
-    standard deviation `init_scale`; coarse ones are interpolated linearly.
+    `factors=(1,)` is the plain pixel parameterisation. Coarse grids are interpolated
+    linearly.
+
+    Args:
+        shape: (height, width, channels) of an image.
+        factors: One a grid.
+        init_scale: Of the white noise that grids start as.
+        init: "normal": of standard deviation `init_scale`; "uniform": U(0, init_scale).
     """
     height, width, channels = shape
     sizes = [(-(-height // f), -(-width // f)) for f in factors]
+    draw = {"normal": jax.random.normal, "uniform": jax.random.uniform}[init]
 
-    def init(keys: Key[Array, " batch"]):
+    def start(keys: Key[Array, " batch"]):
         def one(key):
             subkeys = jax.random.split(key, len(sizes))
             return tuple(
-                init_scale * jax.random.normal(subkey, (*size, channels))
+                init_scale * draw(subkey, (*size, channels))
                 for subkey, size in zip(subkeys, sizes, strict=True)
             )
 
@@ -54,7 +72,7 @@ def grids(
             )
         return image
 
-    return Parameterisation(init, render)
+    return Parameterisation(start, render)
 
 
 def bounded(
@@ -79,3 +97,39 @@ def bounded(
         return (jax.nn.sigmoid(inner.render(params) + offset) - means) / stds
 
     return Parameterisation(inner.init, render)
+
+
+def rescaled(
+    inner: Parameterisation, *, mean: Sequence[float], std: Sequence[float]
+) -> Parameterisation:
+    """Plain pixels whose range in each image is made [0, 1] after every step.
+
+    As ZSKD's authors do (Nayak et al., 2019), who take the range of a whole batch; here
+    images stay independent. No gradient passes through the rescaling.
+
+    Args:
+        inner: One grid, as fine as the image.
+        mean: Per channel, on the pixel scale.
+        std: Per channel, on the pixel scale.
+    """
+    means = np.float32(mean).reshape(1, 1, 1, -1)
+    stds = np.float32(std).reshape(1, 1, 1, -1)
+
+    def project(params):
+        return jax.tree.map(_unit_range, params)
+
+    def init(keys):
+        return project(inner.init(keys))
+
+    def render(params):
+        return (inner.render(params) - means) / stds
+
+    return Parameterisation(init, render, project)
+
+
+def _unit_range(images):
+    """Each of `[batch, …]` moved and scaled to go from 0 to 1; a plain one to 0."""
+    axes = tuple(range(1, images.ndim))
+    low = images.min(axes, keepdims=True)
+    extent = images.max(axes, keepdims=True) - low
+    return (images - low) / jnp.where(extent > 0, extent, 1)

@@ -108,7 +108,9 @@ def make_step(
             )
             state = SynthesisState(
                 step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
+                params=parameterisation.project(
+                    optax.apply_updates(state.params, updates)
+                ),
                 opt_state=opt_state,
             )
             return state, metrics

@@ -12,12 +12,14 @@ FLOOR = 1e-4  # Added to concentrations, as in the authors' code: 0 is not allow
 
 
 def concentrations(kernel: Float[Array, "units classes"]) -> Float[Array, "c c"]:
-    """Class similarity of the last layer's weights, min-max scaled over the matrix.
+    """Class similarity of the last layer's weights, each row min-max scaled.
 
-    Section 3.2 of Nayak et al. (ICML 2019); row k is the concentration of class k.
+    Section 3.2 of Nayak et al. (ICML 2019); row k is the concentration of class k. In a
+    row the class itself has 1 and the class least like it 0.
     """
     cosines = gaussian.correlation(gaussian.unit_vectors(kernel))
-    low, high = cosines.min(), cosines.max()
+    low = cosines.min(axis=1, keepdims=True)
+    high = cosines.max(axis=1, keepdims=True)
     return (cosines - low) / (high - low)
 
 

@@ -76,19 +76,20 @@ class Maker:
         teacher_accuracy: float = 0.95,
         changes: Any = None,
         drawn: bool = False,
+        kind: str = "distillation",
+        origin: Any = None,
     ) -> pathlib.Path:
         """A work directory of four shards of 25 pseudo samples."""
         folder = self.root / name
         folder.mkdir()
         class_names = class_names or [str(k) for k in range(classes)]
+        defaults = {
+            "targets": {"sigma": 1.5},
+            "synthesis": {"num_images": 4 * SHARD, "images_per_device": SHARD},
+        }
+        defaults = defaults if kind == "distillation" else {}
         experiment = config.from_mapping(
-            config.ExperimentConfig,
-            {
-                "name": "toy",
-                "targets": {"sigma": 1.5},
-                "synthesis": {"num_images": 4 * SHARD, "images_per_device": SHARD},
-            }
-            | (settings or {}),
+            config.KINDS[kind], {"name": "toy"} | defaults | (settings or {})
         )
         values = dataclasses.asdict(experiment)
         del values["data"]
@@ -102,7 +103,13 @@ class Maker:
         }
         files.write_json(
             folder / "run.json",
-            {"config": values, "teacher_sha256": "f" * 64, "description": description},
+            {
+                "kind": kind,
+                "config": values,
+                "teacher_sha256": "f" * 64,
+                "description": description,
+            }
+            | (origin or {}),
         )
         transfer_set = TransferSet(
             folder / "transfer_set",

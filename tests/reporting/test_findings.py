@@ -19,6 +19,16 @@ def test_nothing_is_wrong_with_a_good_run(maker):
 
 def test_baselines_on_real_data(maker):
     assert titles(maker.make(changes={"data_free": False})) == ["Not data-free"]
+    what = {"data_free": False, "real_data": "200 training images of toys"}
+    assert (
+        "real data (200 training images of toys)"
+        in lone(maker.make("few", kind="real_data", origin=what, changes=what)).text
+    )
+
+
+def test_methods_without_synthesis_do_not_miss_it(maker):
+    folder = maker.make(kind="dafl", finished_shards=0, student=False, results=False)
+    assert titles(folder) == ["No student yet"]
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,18 @@ def test_warnings_are_at_the_top(maker):
     assert "only access to real data" not in words
 
 
+@pytest.mark.parametrize("kind", ["dafl", "dfad", "real_data", "metadata"])
+def test_pages_of_other_methods(maker, kind):
+    reads = kind in ("real_data", "metadata")
+    what = {"data_free": False, "real_data": "55,000 training images of toys"}
+    origin = what if reads else {"data_free": True}
+    page = report(maker.make(kind=kind, origin=origin, changes=origin))
+    assert ("NOT data-free: a baseline on real data" in page.text) == reads
+    assert ("learnt from real data (55,000 training images" in page.text) == reads
+    assert ("only access to real data" in page.text) != reads
+    assert "Feature layer dense_2" in page.text
+
+
 @pytest.mark.parametrize(
     ("changes", "there", "missing"),
     [

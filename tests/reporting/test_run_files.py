@@ -20,6 +20,20 @@ def test_a_finished_run(maker):
     assert run.data_free
 
 
+@pytest.mark.parametrize("kind", ["dafl", "dfad", "real_data", "metadata"])
+def test_runs_of_other_methods(maker, kind):
+    run = run_files.read(maker.make(kind=kind, results=False))
+    assert (run.distribution, run.feature_layer) == ("", "")
+    assert run.network("student") == "lenet5_half"
+
+
+def test_what_was_read_is_known_before_the_run_is_finished(maker):
+    origin = {"data_free": False, "real_data": "200 training images of toys"}
+    run = run_files.read(maker.make(kind="real_data", origin=origin, results=False))
+    assert not run.data_free
+    assert run.real_data == "200 training images of toys"
+
+
 def test_pixels_have_their_own_labels(maker):
     """Image i is all of one grey that its label's first entry tells."""
     soft = np.full((100, 10), 0.05)

@@ -70,6 +70,37 @@ def test_offset_is_added_before_the_sigmoid():
     np.testing.assert_allclose(image, [0.5, -1.25], rtol=1e-5)
 
 
+def test_uniform_noise_goes_from_zero_to_its_scale():
+    grids = parameterisation.grids(
+        (28, 28, 1), factors=(1,), init_scale=0.5, init="uniform"
+    )
+    (pixels,) = grids.init(KEYS)
+    assert 0 <= pixels.min() < 0.01 and 0.49 < pixels.max() <= 0.5
+    # The mean of 3,136 numbers, five standard errors.
+    np.testing.assert_allclose(pixels.mean(), 0.25, atol=0.013)
+
+
+def test_rescaling_by_hand(strict_dtypes):
+    grids = parameterisation.grids((2, 2, 1), factors=(1,), init_scale=1.0)
+    rescaled = parameterisation.rescaled(grids, mean=(0.5,), std=(0.25,))
+    images = jnp.array([[[-1.0, 0.0], [1.0, 3.0]], [[7.0, 7.0], [7.0, 7.0]]])
+    (found,) = rescaled.project((images[..., None],))
+    np.testing.assert_allclose(found[0, :, :, 0], [[0, 0.25], [0.5, 1]])
+    np.testing.assert_array_equal(found[1], np.zeros((2, 2, 1)))
+    shown = rescaled.render((found,))
+    np.testing.assert_allclose(shown[0, :, :, 0], [[-2, -1], [0, 2]])
+
+
+def test_rescaled_images_start_in_the_pixel_range_and_stay_independent():
+    grids = parameterisation.grids((6, 6, 2), factors=(1,), init_scale=3.0)
+    rescaled = parameterisation.rescaled(grids, mean=MEAN, std=STD)
+    (pixels,) = rescaled.init(KEYS)
+    np.testing.assert_array_equal(pixels.min((1, 2, 3)), np.zeros(4))
+    np.testing.assert_allclose(pixels.max((1, 2, 3)), np.ones(4), rtol=1e-6)
+    (alone,) = rescaled.project((pixels[1:2] * 5 - 2,))
+    np.testing.assert_allclose(alone, pixels[1:2], atol=1e-6)
+
+
 def test_gradient_through_rendering():
     grids = parameterisation.grids((4, 4, 2), factors=(2, 1), init_scale=1.0)
     bounded = parameterisation.bounded(grids, mean=MEAN, std=STD, offset=0.5)

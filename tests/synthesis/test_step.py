@@ -126,6 +126,42 @@ def test_shift_is_drawn_anew_at_every_step(variables, max_shift, same):
     assert (len(values) == 1) == same
 
 
+def test_images_are_projected_after_every_step(variables):
+    """Four steps with a projection are four times a step, then the projection."""
+    pixels = parameterisation.grids(SHAPE, factors=(1,), init_scale=0.5)
+    rescaled = parameterisation.rescaled(pixels, mean=(0.0,), std=(1.0,))
+    optimizer = optax.adam(RATE)
+
+    def make_step(parameters, num_steps):
+        return jax.jit(
+            step.make_step(
+                teacher=Teacher(),
+                feature_layer="dense",
+                parameterisation=parameters,
+                optimizer=optimizer,
+                temperature=TEMPERATURE,
+                activation_weight=ACTIVATION,
+                total_variation=VARIATION,
+                l2=L2,
+                max_shift=0,
+                num_steps=num_steps,
+            )
+        )
+
+    init = step.make_init(parameterisation=rescaled, optimizer=optimizer)
+    start = init(KEY, jnp.arange(4))
+    found, _ = make_step(rescaled, 4)(start, variables, LABELS, KEY)
+    expected, one = start, make_step(pixels, 1)
+    for _ in range(4):
+        expected, _ = one(expected, variables, LABELS, KEY)
+        images = np.asarray(expected.params[0])
+        low = images.min((1, 2, 3), keepdims=True)
+        high = images.max((1, 2, 3), keepdims=True)
+        images = (images - low) / (high - low)
+        expected = expected.replace(params=(jnp.array(images),))
+    np.testing.assert_allclose(found.params[0], expected.params[0], atol=1e-5)
+
+
 def test_images_do_not_influence_each_other(variables):
     init, steps = make(num_steps=10, max_shift=1, factors=(2, 1))
     together, _ = steps(init(KEY, jnp.arange(4)), variables, LABELS, KEY)

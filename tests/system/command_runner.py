@@ -18,6 +18,9 @@ from typing import Any
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PRELOADED = (
     "dfkd_jax.pipeline",
+    "dfkd_jax.methods.soft_targets",
+    "dfkd_jax.baselines.dafl",
+    "dfkd_jax.baselines.dfad",
     "dfkd_jax.teachers.pipeline",
     "ml_collections.config_flags",
 )

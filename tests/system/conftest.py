@@ -67,8 +67,21 @@ def workdir_copy(finished_workdir, tmp_path):
 @pytest.fixture(scope="session")
 def prepared_data(tmp_path_factory):
     """A data folder with a set that passes for MNIST; skips without its readers."""
-    if missing := prepare.missing_packages(tfds.READING_PACKAGES["array_record"]):
-        pytest.skip(f"{', '.join(missing)} not installed")
+    _skip_without_readers()
     folder = tmp_path_factory.mktemp("tfds")
     prepared_set.write(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_training_data(tmp_path_factory):
+    """The same with training images."""
+    _skip_without_readers()
+    folder = tmp_path_factory.mktemp("tfds")
+    prepared_set.write(folder, train=True)
+    return folder
+
+
+def _skip_without_readers():
+    if missing := prepare.missing_packages(tfds.READING_PACKAGES["array_record"]):
+        pytest.skip(f"{', '.join(missing)} not installed")

@@ -1,4 +1,4 @@
-"""A prepared test set that passes for MNIST: its counts, its mean, plain grey images.
+"""Prepared sets that pass for MNIST: its counts, its mean, one image a class or grey.
 
 Imported where needed: the readers of TFDS come with it.
 """
@@ -27,43 +27,58 @@ LABEL = {
 }
 
 
-def _example(label: int) -> bytes:
+def striped(label: int) -> np.ndarray:
+    """The training image of a class: four bright columns on black, its mean MNIST's."""
+    image = np.zeros((28, 28), np.uint8)
+    image[:, 2 * label : 2 * label + 4] = 231
+    return image
+
+
+def _example(label: int, image: np.ndarray) -> bytes:
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
     png = io.BytesIO()
-    Image.fromarray(np.full((28, 28), GREY, np.uint8)).save(png, "png")
+    Image.fromarray(image).save(png, "png")
     example = tf_example_pb2.Example()
     example.features.feature["image"].bytes_list.value.append(png.getvalue())
     example.features.feature["label"].int64_list.value.append(label)
     return example.SerializeToString()
 
 
-def write(data_dir: pathlib.Path) -> None:
-    """Writes the test split of `data_dir`/mnist."""
+def write(data_dir: pathlib.Path, *, train: bool = False) -> None:
+    """Writes `data_dir`/mnist: grey test images and, with `train`, training images."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     folder = data_dir / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
-    path = folder / "mnist-test.array_record-00000-of-00001"
-    writer = ArrayRecordWriter(str(path), "group_size:1")
-    for label, count in enumerate(datasets.spec("mnist").test_class_counts):
-        example = _example(label)
-        for _ in range(count):
-            writer.write(example)
-    writer.close()
-    split = {
-        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        "name": "test",
-        "numBytes": "1",
-        "shardLengths": ["10000"],
-    }
+    labels = {"test": np.repeat(range(10), datasets.spec("mnist").test_class_counts)}
+    if train:
+        labels["train"] = np.arange(60_000) % 10
+    grey = np.full((28, 28), GREY, np.uint8)
+    splits = []
+    for name, classes in labels.items():
+        images = [striped(k) if name == "train" else grey for k in range(10)]
+        examples = [_example(k, image) for k, image in enumerate(images)]
+        path = folder / f"mnist-{name}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for label in classes:
+            writer.write(examples[label])
+        writer.close()
+        splits.append(
+            {
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "name": name,
+                "numBytes": "1",
+                "shardLengths": [str(len(classes))],
+            }
+        )
     info = {
         "name": "mnist",
         "version": "3.0.1",
         "fileFormat": "array_record",
         "moduleName": "tensorflow_datasets.image_classification.mnist",
-        "splits": [split],
+        "splits": splits,
     }
     features = {
         "pythonClassName": f"{CORE}.features_dict.FeaturesDict",

@@ -10,7 +10,9 @@ import sys
 import time
 
 import command_runner
-from tiny_runs import identity, shards
+import numpy as np
+import pytest
+from tiny_runs import identity, read_transfer_set, shards
 
 from dfkd_jax.data import tfds
 
@@ -56,17 +58,56 @@ def _run_and_forbid_data(arguments, workdir, data_dir):
         print("refused:", refused, "evaluated:", evaluating)
 
 
-def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path):
+def _is_white_noise(results, workdir):
+    images, _ = read_transfer_set(workdir)
+    np.testing.assert_allclose(images.std(), 1, atol=0.03)
+    np.testing.assert_allclose(images.mean(), 0, atol=0.03)
+
+
+def _fills_the_pixel_range(results, workdir):
+    pixels = read_transfer_set(workdir)[0] * 0.3081 + 0.1307
+    np.testing.assert_allclose(pixels.min((1, 2, 3)), np.zeros(40), atol=1e-6)
+    np.testing.assert_allclose(pixels.max((1, 2, 3)), np.ones(40), atol=1e-6)
+
+
+def _is_small(results, workdir):
+    assert results["student"]["parameters"] == 15_738
+
+
+def _saw_five_batches_a_step(results, workdir):
+    assert results["num_pseudo_samples"] == 20 * 8 * 5
+
+
+def _asked_for_no_more(results, workdir):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("variant", "check"),
+    [
+        ("smoke", _asked_for_no_more),
+        ("half_b", _is_small),
+        ("paper", _asked_for_no_more),
+        ("zskd", _fills_the_pixel_range),
+        ("noise", _is_white_noise),
+        ("dafl", _asked_for_no_more),
+        ("dfad", _saw_five_batches_a_step),
+    ],
+)
+def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path, variant, check):
     workdir = tmp_path / "run"
-    arguments = lab.arguments(workdir, data__dir=prepared_data)
+    arguments = lab.arguments(workdir, variant=variant, data__dir=prepared_data)
     command = lab.runner.call(
         _run_and_forbid_data, arguments, str(workdir), str(prepared_data)
     )
     assert command.wait() == 0, command.stderr
     assert "refused: [] evaluated: [True]" in command.stdout
     results = json.loads((workdir / "results.json").read_text())
+    assert results["experiment"] == f"mnist_{variant}"
     assert results["data_free"] is True
+    assert "real_data" not in results
     assert results["student"]["test_accuracy"] is not None
+    check(results, workdir)
 
 
 def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_path):

@@ -24,6 +24,31 @@ TINY = {
     "distillation.checkpoint_every": 5,
 }
 NUM_SHARDS = 4
+TINY_GENERATED = {
+    "cpu_devices": 2,
+    "generator.latent_size": 4,
+    "generator.features": "(4, 4, 4)",
+    "num_steps": 20,
+    "batch_size": 8,
+    "num_samples": 30,
+    "log_every": 5,
+    "checkpoint_every": 5,
+}
+
+
+def tiny(variant: str) -> dict[str, Any]:
+    """Settings of configs/mnist.py that make a variant tiny."""
+    if variant in ("dafl", "dfad"):
+        return TINY_GENERATED
+    parts = {"kd": ("distillation",), "labels": ("distillation",)}
+    parts |= {"few_shot": ("distillation",), "noise": ("distillation", "synthesis")}
+    kept = ("cpu_devices", *parts.get(variant, ("distillation", "synthesis")))
+    settings = {k: v for k, v in TINY.items() if k.startswith(kept)}
+    if variant in ("paper", "zskd"):
+        settings["distillation.warmup_steps"] = 0
+    if variant == "noise":
+        settings["synthesis.num_steps"] = 0
+    return settings
 
 
 class Lab:
@@ -33,12 +58,14 @@ class Lab:
         self.runner = runner
         self.empty = empty
 
-    def arguments(self, workdir: pathlib.Path, **changes: Any) -> list[str]:
+    def arguments(
+        self, workdir: pathlib.Path, *, variant: str = "smoke", **changes: Any
+    ) -> list[str]:
         """Of `main`; `synthesis__num_images=…` changes a setting."""
         changes = {key.replace("__", "."): value for key, value in changes.items()}
-        settings = {"data.dir": self.empty} | TINY | changes
+        settings = {"data.dir": self.empty} | tiny(variant) | changes
         return [
-            "--config=configs/mnist.py:smoke",
+            f"--config=configs/mnist.py:{variant}",
             f"--workdir={workdir}",
             *(f"--config.{key}={value}" for key, value in settings.items()),
         ]

@@ -1,0 +1,52 @@
+"""DAFL: a generator that the teacher trusts (Chen et al., ICCV 2019).
+
+The generator learns to make images that the teacher is sure about, of all classes
+alike, with strong features; the student learns the teacher's answers about them.
+"""
+
+import functools
+
+import optax
+
+from dfkd_jax.baselines import game, step
+from dfkd_jax.config import DaflConfig
+from dfkd_jax.methods import soft_targets
+from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.runtime import weights
+
+
+def check(config: DaflConfig, teacher: weights.TrainedNetwork) -> None:
+    """Raises ConfigError where the settings do not suit the teacher or the devices."""
+    _find_layer(config, teacher)
+    game.check(config)
+
+
+def make_student(task: Task) -> Made:
+    """The student, trained if it is not made yet; raises as `game.make_student`."""
+    config = task.config
+    feature_layer = _find_layer(config, task.teacher).name
+    make_step = functools.partial(
+        step.make_dafl_step,
+        feature_layer=feature_layer,
+        latent_size=config.generator.latent_size,
+        one_hot_weight=config.one_hot_weight,
+        information_weight=config.information_weight,
+        activation_weight=config.activation_weight,
+    )
+    made = game.make_student(
+        task,
+        make_step,
+        student_optimizer=optax.adam(config.learning_rate),
+        generator_optimizer=optax.adam(config.generator.learning_rate),
+        student_batches=1,
+    )
+    return Made(
+        variables=made.variables,
+        facts={"feature_layer": feature_layer, **made.facts},
+    )
+
+
+def _find_layer(config, teacher):
+    return soft_targets.find_layer(
+        config.feature_layer, teacher, setting="config.feature_layer"
+    )

@@ -1,0 +1,61 @@
+"""A student from real images: standard distillation, labels alone, few-shot.
+
+NOT data-free. The loop, the loss and the augmentation are those of the data-free
+student; real images take the place of pseudo samples. With `distillation.labels`
+"fresh" the student learns what the teacher says about them (Hinton et al., 2015), with
+"stored" their labels. With `images_per_class` there are only a few (as the 200 of
+Kimura et al., 2018, without the pseudo examples that they optimise besides).
+"""
+
+import time
+
+from dfkd_jax.baselines.real_data import source
+from dfkd_jax.config import RealDataConfig
+from dfkd_jax.methods import soft_targets
+from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.runtime import parallel, weights
+
+
+def real_data(config: RealDataConfig) -> str:
+    """What is read, in words."""
+    number = source.count(config.data, images_per_class=config.images_per_class)
+    what = f"{number:,} training images of {config.data.dataset}"
+    if config.distillation.labels == "stored":
+        return f"{what} with their labels"
+    return f"{what} with the teacher's answers"
+
+
+def check(config: RealDataConfig, teacher: weights.TrainedNetwork) -> None:
+    """Raises ConfigError where the settings do not suit the devices."""
+    del teacher  # Any will do.
+    parallel.check_devices(
+        config.distillation.batch_size, setting="config.distillation.batch_size"
+    )
+
+
+def make_student(task: Task) -> Made:
+    """The student, trained if it is not made yet.
+
+    Raises:
+        DataUnavailableError: The real images cannot be had.
+        NonFiniteError: A loss became NaN or infinite.
+        StorageError: A checkpoint cannot be written.
+    """
+    config = task.config
+
+    def read():
+        started = time.monotonic()
+        images = source.load(
+            config.data,
+            description=task.teacher.description,
+            seed=config.seed,
+            images_per_class=config.images_per_class,
+        )
+        task.stopwatch.add("prepare", time.monotonic() - started)
+        return images
+
+    number = source.count(config.data, images_per_class=config.images_per_class)
+    return Made(
+        variables=soft_targets.distil(task, read, images="REAL images"),
+        facts={"num_pseudo_samples": 0, "num_real_images": number},
+    )

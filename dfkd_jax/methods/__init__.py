@@ -1,0 +1,1 @@
+"""Ways from a teacher to a student. None of them can reach real images."""

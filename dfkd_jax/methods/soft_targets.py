@@ -1,0 +1,330 @@
+"""Wang (AAAI 2021): soft labels from the teacher's weights, images for them, a student.
+
+The paper's own distribution of soft labels and ZSKD's Dirichlet are choices of
+`config.targets`; images that are left as they start (`config.synthesis.num_steps=0`)
+are the baseline of unoptimised noise.
+
+Two stages leave their results in the work directory and are skipped when these are
+there: `transfer_set/` (synthesis) and `student.safetensors` (distillation).
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dfkd_jax.config import ExperimentConfig, TargetsConfig
+from dfkd_jax.distillation import loop as distillation_loop
+from dfkd_jax.errors import ConfigError, did_you_mean
+from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.models import network as networks
+from dfkd_jax.reporting import figures, soft_labels
+from dfkd_jax.runtime import hosts, parallel, precision, progress, weights
+from dfkd_jax.synthesis import loop as synthesis_loop
+from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
+from dfkd_jax.targets import dirichlet, gaussian
+
+
+def check(config: ExperimentConfig, teacher: weights.TrainedNetwork) -> None:
+    """Raises ConfigError where the settings do not suit the teacher or the devices."""
+    find_feature_layer(config.targets, teacher)
+    parallel.check_devices(
+        config.distillation.batch_size, setting="config.distillation.batch_size"
+    )
+
+
+def make_student(task: Task) -> Made:
+    """The student; see above.
+
+    Raises:
+        NonFiniteError: A loss or an image became NaN or infinite.
+        CheckpointError: What is in the work directory is damaged or foreign.
+        StorageError: The work directory cannot be written.
+    """
+    started = time.monotonic()
+    config = task.config
+    feature_layer = find_feature_layer(config.targets, task.teacher)
+    draw_labels = make_targets(config.targets, task.teacher, feature_layer)
+    transfer_set = open_transfer_set(
+        task, origin={"targets": dataclasses.asdict(config.targets)}
+    )
+    task.stopwatch.add("prepare", time.monotonic() - started)
+    synthesise(
+        task,
+        feature_layer=feature_layer.name,
+        draw_labels=draw_labels,
+        transfer_set=transfer_set,
+    )
+    variables = distil(task, lambda: transfer_set, images="pseudo samples")
+    if hosts.is_first():
+        _keep_soft_labels(task, feature_layer)
+    return Made(variables=variables, facts=facts(feature_layer.name, transfer_set))
+
+
+def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
+    """For `results.json`: what a student learnt from that has a transfer set."""
+    return {
+        "feature_layer": feature_layer,
+        "num_pseudo_samples": len(transfer_set),
+        "transfer_set_sha256": transfer_set.digest(),
+    }
+
+
+def open_transfer_set(task: Task, *, origin: Mapping[str, Any]) -> TransferSet:
+    """The transfer set in the work directory, as far as it is made.
+
+    Args:
+        task: With `config.synthesis`.
+        origin: Where its soft labels come from.
+    """
+    synthesis = task.config.synthesis
+    return TransferSet(
+        task.workdir / "transfer_set",
+        Manifest(
+            num_images=synthesis.num_images,
+            shard_size=synthesis.images_per_device,
+            image_shape=task.description.image_shape,
+            num_classes=task.description.num_classes,
+            seed=task.config.seed,
+            teacher_sha256=task.teacher.sha256,
+            settings={**origin, "synthesis": dataclasses.asdict(synthesis)},
+        ),
+    )
+
+
+def synthesise(
+    task: Task,
+    *,
+    feature_layer: str,
+    draw_labels: Callable[[Any], Any],
+    transfer_set: TransferSet,
+) -> None:
+    """Makes what the transfer set misses, and a picture of it.
+
+    Args:
+        task: With `config.synthesis`.
+        feature_layer: Whose responses the activation loss looks at.
+        draw_labels: Keys `[batch]` to soft labels `[batch, classes]`.
+        transfer_set: From `open_transfer_set`.
+    """
+    config, teacher = task.config, task.teacher
+    for shard in transfer_set.verify():
+        progress.warn(f"Shard {shard} of the transfer set is damaged: making it again.")
+    if transfer_set.missing():
+        progress.say(
+            f"Synthesis: {config.synthesis.num_images:,} pseudo samples, "
+            f"{config.synthesis.num_steps} steps each, from the weights of "
+            f"{config.teacher.weights}; devices: {parallel.device_count()}"
+        )
+        synthesis_loop.synthesise(
+            config.synthesis,
+            teacher=precision.compute_in(teacher.module, config.compute_dtype),
+            feature_layer=feature_layer,
+            variables=teacher.variables,
+            mean=teacher.description.mean,
+            std=teacher.description.std,
+            draw_labels=draw_labels,
+            transfer_set=transfer_set,
+            seed=config.seed,
+            workdir=task.workdir,
+            stopwatch=task.stopwatch,
+        )
+    draw_samples(task, transfer_set)
+
+
+def draw_samples(task: Task, transfer_set: TransferSet) -> None:
+    """Writes `pseudo_samples.png`: images of the transfer set by likeliest class."""
+    if not hosts.is_first():
+        return
+    images, labels = transfer_set.gather(np.arange(min(len(transfer_set), 1_000)))
+    figures.sample_grid(
+        task.workdir / "pseudo_samples.png",
+        images,
+        labels,
+        mean=task.description.mean,
+        std=task.description.std,
+        class_names=task.class_names,
+    )
+
+
+def distil(
+    task: Task, open_source: Callable[[], distillation_loop.Source], *, images: str
+) -> Any:
+    """The student's variables, trained if it is not made yet.
+
+    Args:
+        task: With `config.distillation`.
+        open_source: What it learns from; called where it is to be trained.
+        images: What that is, for the person who waits.
+    """
+    config = task.config
+
+    def train():
+        source = open_source()
+        progress.say(
+            f"Distillation: {config.student.name} for "
+            f"{config.distillation.num_steps:,} steps of "
+            f"{config.distillation.batch_size} augmented {images}"
+        )
+        return distillation_loop.distil(
+            config.distillation,
+            teacher=precision.compute_in(task.teacher.module, config.compute_dtype),
+            variables=task.teacher.variables,
+            student=precision.compute_in(task.student, config.compute_dtype),
+            source=source,
+            image_shape=task.description.image_shape,
+            seed=config.seed,
+            workdir=task.workdir,
+            stopwatch=task.stopwatch,
+        )
+
+    return task.student_once(train)
+
+
+def find_layer(
+    name: str, teacher: weights.TrainedNetwork, *, setting: str
+) -> networks.Layer:
+    """The layer of the teacher called `name`; the layer before the last if empty.
+
+    Args:
+        name: In the parameter tree, or empty.
+        teacher: Whose layers are looked at.
+        setting: What names the layer, for the message.
+
+    Raises:
+        ConfigError: There is none of this name, or it is no feature space.
+    """
+    found = teacher.layers()
+    if not found:
+        raise ConfigError(
+            f"The teacher {teacher.description.network!r} has no layer with a kernel "
+            "and one output a unit: nothing can be a feature layer."
+        )
+    name = name or networks.penultimate(found)
+    if name not in found:
+        raise ConfigError(
+            f"{setting}={name!r} is no layer of the teacher: choose one of "
+            f"{', '.join(found)}." + did_you_mean(name, found)
+        )
+    if found[name].calls > 1:
+        raise ConfigError(
+            f"{setting}={name!r} is called {found[name].calls} times by the teacher, "
+            "so it is not one feature space: choose another of "
+            f"{', '.join(found)}."
+        )
+    return found[name]
+
+
+def find_feature_layer(
+    targets: TargetsConfig, teacher: weights.TrainedNetwork
+) -> networks.Layer:
+    """The layer of the teacher whose output the normal models.
+
+    Raises:
+        ConfigError: There is none of this name, or it cannot be one.
+    """
+    layer = find_layer(
+        targets.feature_layer, teacher, setting="config.targets.feature_layer"
+    )
+    name = layer.name
+    if targets.weights == "outgoing" and not layer.next_layer:
+        raise ConfigError(
+            f"config.targets.weights='outgoing' is not possible: after {name!r} comes "
+            "no layer with one input a unit."
+        )
+    if targets.mean == "bias" and "bias" not in networks.lookup(
+        teacher.variables["params"], layer.name
+    ):
+        raise ConfigError(
+            f"config.targets.mean='bias' is not possible: {name!r} has no bias."
+        )
+    if targets.mean == "batch_norm" and not layer.batch_norm:
+        raise ConfigError(
+            f"config.targets.mean='batch_norm' is not possible: no BatchNorm follows "
+            f"{name!r} directly."
+        )
+    return layer
+
+
+def find_kernel(
+    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
+) -> Any:
+    """The kernel that the correlation of the units of `layer` is built from."""
+    name = layer.next_layer if targets.weights == "outgoing" else layer.kernel_layer
+    return jnp.asarray(networks.lookup(teacher.variables["params"], name)["kernel"])
+
+
+def make_targets(
+    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
+) -> Any:
+    """`draw(keys [batch]) -> soft labels [batch, classes]` as the config asks."""
+    params = teacher.variables["params"]
+    if targets.distribution == "dirichlet":
+        last = list(teacher.layers().values())[-1]
+        kernel = jnp.asarray(networks.lookup(params, last.kernel_layer)["kernel"])
+        return dirichlet.soft_labels(kernel, betas=targets.betas)
+    mean, std = None, None
+    if targets.mean == "bias":
+        mean = jnp.asarray(networks.lookup(params, layer.name)["bias"])
+    elif targets.mean == "batch_norm" or (targets.mean == "auto" and layer.batch_norm):
+        statistics = networks.lookup(teacher.variables["batch_stats"], layer.batch_norm)
+        mean, std = jnp.asarray(statistics["mean"]), jnp.sqrt(statistics["var"])
+    normal = gaussian.feature_normal(
+        find_kernel(targets, teacher, layer),
+        sigma=targets.sigma,
+        scale=targets.scale,
+        weights=targets.weights,
+        window=targets.window,
+        mean=mean,
+        std=std,
+    )
+
+    return labels_of(
+        normal, teacher, layer, grid=targets.grid, candidates=targets.candidates
+    )
+
+
+def labels_of(
+    normal: gaussian.Normal,
+    teacher: weights.TrainedNetwork,
+    layer: networks.Layer,
+    *,
+    grid: int,
+    candidates: int,
+) -> Any:
+    """`draw(keys [batch]) -> soft labels`, of a normal over the units of `layer`."""
+
+    def head(features):
+        return networks.head(
+            teacher.module,
+            teacher.variables,
+            features,
+            layer=layer.name,
+            image_shape=tuple(teacher.description.image_shape),
+        )
+
+    return gaussian.soft_labels(
+        head, normal, shape=layer.output_shape, grid=grid, candidates=candidates
+    )
+
+
+def _keep_soft_labels(task, feature_layer):
+    """Of both distributions, for the map in the report."""
+    path = task.workdir / "soft_labels.npz"
+    if path.exists():
+        return
+    labels = {}
+    for distribution in ("gaussian", "dirichlet"):
+        targets = dataclasses.replace(task.config.targets, distribution=distribution)
+        drawn = soft_labels.draw(
+            make_targets(targets, task.teacher, feature_layer),
+            seed=task.config.seed,
+            count=soft_labels.NUM_DRAWS,
+        )
+        # ZSKD's is of the last layer's units, which need not be the classes.
+        if drawn.shape[1] == task.description.num_classes:
+            labels[distribution] = drawn
+    soft_labels.save(path, labels)

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dfkd_jax.baselines.real_data import metadata, source
+from dfkd_jax.data import datasets
+
+
+class Teacher(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        features = nn.Conv(3, (2, 2), padding="VALID", name="conv")(images)
+        flat = nn.relu(features).reshape(len(images), -1)
+        return nn.Dense(2, name="output")(nn.Dense(4, name="dense")(flat))
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (2_300, 4, 3, 1)).astype(np.uint8)
+    return source.RealImages(
+        pixels, np.zeros(2_300, int), num_classes=2, spec=datasets.spec("mnist")
+    )
+
+
+@pytest.fixture(scope="module")
+def variables(images):
+    import jax
+
+    return Teacher().init(jax.random.key(0), images.gather(np.arange(1))[0])
+
+
+@pytest.mark.parametrize(("layer", "places"), [("dense", 1), ("conv", 6)])
+def test_statistics_are_those_of_all_outputs(images, variables, layer, places):
+    """Over three batches, the last one not full; a convolution's places count each."""
+    mean, covariance = metadata.statistics(Teacher(), variables, images, layer=layer)
+
+    everything, _ = images.gather(np.arange(len(images)))
+    _, state = Teacher().apply(variables, everything, capture_intermediates=True)
+    outputs = np.asarray(state["intermediates"][layer]["__call__"][0], np.float64)
+    outputs = outputs.reshape(-1, outputs.shape[-1])
+    assert len(outputs) == 2_300 * places
+    np.testing.assert_allclose(mean, outputs.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(covariance, np.cov(outputs.T, ddof=0), rtol=1e-3)

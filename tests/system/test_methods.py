@@ -1,0 +1,190 @@
+"""Every variant of a config makes a student, and says what it made it from."""
+
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny_runs import checkpoint_steps, fingerprint, read_transfer_set
+
+from dfkd_jax.runtime import writers
+
+HAS_PAGES = importlib.util.find_spec("jinja2") is not None
+REAL = {
+    "kd": "55,000 training images of mnist with the teacher's answers",
+    "labels": "55,000 training images of mnist with their labels",
+    "few_shot": "200 training images of mnist with the teacher's answers",
+    "metadata": "mean and covariance of the teacher's features over 55,000 training "
+    "images of mnist",
+}
+
+
+def read(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def dafl(lab, tmp_path_factory):
+    """A DAFL run that was not interrupted; do not change it."""
+    workdir = tmp_path_factory.mktemp("dafl") / "run"
+    lab.finish(workdir, variant="dafl")
+    return workdir
+
+
+def test_what_dafl_leaves(dafl):
+    results = read(dafl)
+    assert results["kind"] == "dafl"
+    assert results["feature_layer"] == "dense_1"
+    assert results["num_pseudo_samples"] == 20 * 8
+    assert results["student"]["parameters"] == 35_820
+    metrics = writers.read_scalars(dafl / "metrics.jsonl", stage="distillation")
+    assert list(metrics) == [5, 10, 15, 20]
+    total = {
+        name: metrics[20][f"generator_{name}"]
+        for name in ("loss", "one_hot", "information_entropy", "activation")
+    }
+    assert total["loss"] == pytest.approx(
+        total["one_hot"] + 5 * total["information_entropy"] + 0.1 * total["activation"]
+    )
+    images, labels = read_transfer_set(dafl)
+    assert images.shape == (30, 28, 28, 1)
+    np.testing.assert_allclose(labels.sum(1), np.ones(30), rtol=1e-5)
+    assert images.std(0).max() > 1e-3  # Different noise, different images.
+    if HAS_PAGES:
+        assert "160" in (dafl / "report.html").read_text()
+
+
+def test_dafl_killed_and_started_again(lab, dafl, tmp_path):
+    workdir = tmp_path / "run"
+    for moment in (
+        lambda: checkpoint_steps(workdir / "student"),
+        lambda: max(checkpoint_steps(workdir / "student")) >= 15,
+        lambda: (workdir / "transfer_set" / "images-00000.npy").exists(),
+    ):
+        lab.start(workdir, variant="dafl").kill_when(moment)
+    lab.finish(workdir, variant="dafl")
+    assert fingerprint(workdir) == fingerprint(dafl)
+
+
+def test_dafl_goes_on_from_its_checkpoint(lab, dafl, tmp_path):
+    workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
+    (workdir / "student.safetensors").unlink()
+    (workdir / "results.json").unlink()
+    shutil.rmtree(workdir / "transfer_set")
+    shutil.rmtree(workdir / "student" / "20")
+    (workdir / "metrics.jsonl").unlink()
+    lab.finish(workdir, variant="dafl")
+    metrics = writers.read_scalars(workdir / "metrics.jsonl", stage="distillation")
+    assert list(metrics) == [20]
+    assert fingerprint(workdir) == fingerprint(dafl)
+
+
+def test_checkpoint_of_a_game_is_evaluated_as_its_student(lab, dafl, prepared_data):
+    command = lab.runner.start(
+        "evaluate",
+        f"--checkpoint={dafl / 'student'}",
+        f"--data_dir={prepared_data}",
+    )
+    assert command.wait() == 0, command.stderr
+    assert "lenet5_half on mnist" in command.stdout
+
+
+def test_workdir_of_another_method_is_refused(lab, dafl, tmp_path):
+    workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
+    [(status, line)] = lab.errors(lab.start(workdir, variant="dfad"))
+    assert status == 1
+    assert "kind was 'dafl' and is now 'dfad'" in line
+
+
+@pytest.mark.parametrize(
+    ("variant", "setting", "phrases"),
+    [
+        ("dafl", {"feature_layer": "dense_3"}, ["config.feature_layer", "dense_2"]),
+        ("dafl", {"batch_size": 7}, ["config.batch_size=7", "2 devices"]),
+        ("dfad", {"one_hot_weight": 1}, ["one_hot_weight is not a setting"]),
+        ("kd", {"synthesis__num_images": 10}, ["synthesis is not a setting"]),
+        ("kd", {"data__dataset": ""}, ["config.data.dataset=''", "name the data"]),
+    ],
+)
+def test_settings_that_are_refused(lab, tmp_path, variant, setting, phrases):
+    command = lab.start(tmp_path / "run", variant=variant, **setting)
+    [(status, line)] = lab.errors(command)
+    assert status == 2
+    assert all(phrase in line for phrase in phrases), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_inspect_wants_targets(lab):
+    command = lab.runner.start("inspect", "--config=configs/mnist.py:dafl")
+    [(status, line)] = lab.errors(command)
+    assert status == 2
+    assert "config.targets" in line and "'dafl'" in line
+
+
+def _assert_said(command, workdir, variant):
+    """That it is not data-free: at the start, at the end, and in every file."""
+    warning = f"NOT data-free: the student learns from {REAL[variant]}."
+    assert command.stdout.splitlines()[1] == warning
+    assert f"NOT data-free: the student learnt from {REAL[variant]}." in command.stdout
+    results = read(workdir)
+    assert results["data_free"] is False
+    assert results["real_data"] == REAL[variant]
+    assert results["num_pseudo_samples"] == (40 if variant == "metadata" else 0)
+    assert (workdir / "transfer_set").exists() == (variant == "metadata")
+    if HAS_PAGES:
+        report = (workdir / "report.html").read_text()
+        assert "NOT data-free" in report
+        assert "no real image and no label was read" not in report
+
+
+@pytest.mark.parametrize("variant", ["kd", "few_shot"])
+def test_baselines_on_real_data_say_so(lab, prepared_training_data, tmp_path, variant):
+    workdir = tmp_path / "run"
+    command = lab.start(workdir, variant=variant, data__dir=prepared_training_data)
+    assert command.wait() == 0, command.stderr
+    _assert_said(command, workdir, variant)
+
+
+def test_metadata_is_recorded_once(lab, prepared_training_data, tmp_path):
+    workdir, data_dir = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(prepared_training_data, data_dir)
+    arguments = {"variant": "metadata", "data__dir": data_dir}
+    lab.start(workdir, **arguments).kill_when((workdir / "statistics.npz").exists)
+    (data_dir / "mnist" / "3.0.1" / "mnist-train.array_record-00000-of-00001").unlink()
+    command = lab.start(workdir, **arguments)
+    assert command.wait() == 0, command.stderr
+    assert "Recording" not in command.stdout
+    _assert_said(command, workdir, "metadata")
+    with np.load(workdir / "statistics.npz") as arrays:
+        assert arrays["mean"].shape == (84,)
+        assert arrays["covariance"].shape == (84, 84)
+        # Ten images that differ.
+        assert np.linalg.matrix_rank(arrays["covariance"], tol=1e-3) in range(5, 10)
+
+
+def test_labels_teach_the_labels(lab, prepared_training_data, tmp_path):
+    """Ten images, one a class: nothing but their labels tells which is which."""
+    workdir = tmp_path / "run"
+    command = lab.start(
+        workdir,
+        variant="labels",
+        data__dir=prepared_training_data,
+        distillation__num_steps=120,
+        distillation__batch_size=40,
+        distillation__shift=0,
+        distillation__affine=0,
+        distillation__log_every=20,
+        distillation__checkpoint_every=120,
+    )
+    assert command.wait() == 0, command.stderr
+    _assert_said(command, workdir, "labels")
+    metrics = writers.read_scalars(workdir / "metrics.jsonl", stage="distillation")
+    assert metrics[120]["agreement"] > 0.9
+
+
+def test_real_data_that_is_not_there_stops_the_start(lab, tmp_path):
+    [(status, line)] = lab.errors(lab.start(tmp_path / "run", variant="kd"))
+    assert status == 3
+    assert "Ways out" in line
+    assert not (tmp_path / "run").exists()
