@@ -87,7 +87,7 @@ def run(
     _check_student(student, description)
     feature_layer = find_feature_layer(config.targets, teacher)
     settings = dataclasses.asdict(config)
-    del settings["data"]  # Where the test set is may change between two starts.
+    del settings["data"]  # What evaluation reads may change between two starts.
     identity = {
         "config": settings,
         "teacher_sha256": teacher.sha256,
@@ -138,6 +138,7 @@ def run(
             "seed": config.seed,
             "data_free": True,
             "dataset": config.data.dataset or config.data.file,
+            "split": config.data.split,
             "feature_layer": feature_layer.name,
             "num_pseudo_samples": len(transfer_set),
             "teacher": {
@@ -357,13 +358,16 @@ def _keep_soft_labels(config, teacher, feature_layer, path):
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     path = workdir / "results.json"
-    if path.exists() and files.read_json(path)["student"]["test_accuracy"] is not None:
+    split = config.data.split
+    before = files.read_json(path)["student"] if path.exists() else {}
+    if before.get(f"{split}_accuracy") is not None:
         tables.print_summary(files.read_json(path), workdir)
         return 0
-    files.write_json(path, results)
+    if not before.get("evaluation"):  # Of the other split: kept until this one is had.
+        files.write_json(path, results)
     started = time.monotonic()
     try:
-        real = held_out.load(config.data, split="test", report=progress.say)
+        real = held_out.load(config.data, split=split, report=progress.say)
     except DataUnavailableError as error:
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
@@ -377,7 +381,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
             "named in config.data, so it is not evaluated."
         )
         return 0
-    progress.say(f"Evaluation on the test set of {real.name}")
+    progress.say(f"Evaluation on the {split} set of {real.name}")
     real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
     for role, network, values in (
         ("teacher", teacher.module, teacher.variables),
@@ -394,7 +398,8 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
             std=teacher.description.std,
             class_names=real.class_names or evaluation.class_names(teacher.description),
         )
-        results[role] |= {"test_accuracy": found["accuracy"], "evaluation": found}
+        # Of a validation part, `test_accuracy` stays None: it is not one.
+        results[role] |= {f"{split}_accuracy": found["accuracy"], "evaluation": found}
     stopwatch.add("evaluation", time.monotonic() - started)
     results["seconds"] = stopwatch.seconds
     files.write_json(path, results)
