@@ -305,6 +305,11 @@ STORED = {
             {"data.file": "test.npz"},
             ["config.data.file='test.npz'", 'data.dataset=""'],
         ),
+        (
+            {"data.split": "validaton"},
+            ["config.data.split='validaton'", 'Did you mean "validation"?'],
+        ),
+        ({"data.split": "train"}, ["choose one of test, validation"]),
     ],
 )
 def test_settings_that_clash(changes, parts):
@@ -324,6 +329,10 @@ def test_settings_that_clash(changes, parts):
 )
 def test_settings_at_the_limit_are_allowed(changes):
     config.parse(values("distillation", **changes))
+
+
+def test_teachers_are_evaluated_on_both_parts():
+    refuse("teacher", {"data.split": "validation"}, "config.data.split='validation'")
 
 
 def test_missing_name():
