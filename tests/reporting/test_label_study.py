@@ -89,8 +89,8 @@ def test_the_teacher_is_asked_about_finished_pseudo_samples(
     teacher, tmp_path, monkeypatch
 ):
     images = np.random.default_rng(0).normal(size=(30, 28, 28, 1)).astype(np.float32)
-    answers = np.asarray(teacher.module.apply(teacher.variables, images)).argmax(-1)
-    labels = np.eye(10, dtype=np.float32)[answers]
+    logits = teacher.module.apply(teacher.variables, jnp.asarray(images))
+    labels = np.eye(10, dtype=np.float32)[np.asarray(logits).argmax(-1)]
     labels[:6] = np.roll(labels[:6], 1, axis=1)
     made = transfer_set(tmp_path, teacher, images, labels)
     monkeypatch.setattr(label_study, "BATCH_SIZE", 8)  # The last batch is smaller.

@@ -1,6 +1,7 @@
 """Sweeps as users make them: killed, resumed, with runs that fail."""
 
 import json
+import os
 import re
 import shlex
 
@@ -11,6 +12,7 @@ from tiny_runs import TINY, fingerprint, identity, shards
 
 from dfkd_jax.runtime import files
 
+WITHOUT_PICTURES = os.path.join(os.path.dirname(__file__), "without_pictures")
 CASES = ("", "distillation.noise=0.5", "targets.feature_layer=no_such_layer")
 NAMES = ("base", "noise=0.5", "feature_layer=no_such_layer")
 
@@ -26,6 +28,14 @@ def settings(tmp_path_factory):
         labels=np.arange(50) % 10,
     )
     return TINY | {"data.dataset": "", "data.file": path}
+
+
+def start(lab, given):
+    """The command; its runs, which are processes of their own, draw no pictures."""
+    path = os.pathsep.join((WITHOUT_PICTURES, lab.runner.environment["PYTHONPATH"]))
+    return lab.runner.call(
+        command_runner.run_module, "sweep", [str(a) for a in given], PYTHONPATH=path
+    )
 
 
 def arguments(settings, workdir, *more):
@@ -44,11 +54,11 @@ def test_killed_resumed_and_shared(lab, settings, tmp_path):
         settings, workdir, "--seeds=1", *(f"--case={case}" for case in CASES)
     )
     first, second, _ = (workdir / name / "seed1" for name in NAMES)
-    lab.runner.start("sweep", *given).kill_when(
+    start(lab, given).kill_when(
         lambda: (first / "results.json").exists() and (second / "run.json").exists()
     )
     kept = identity(first / "results.json"), shards(first)
-    command = lab.runner.start("sweep", *given)
+    command = start(lab, given)
     assert command.wait() == 1, command.stderr
     assert (identity(first / "results.json"), shards(first)) == kept
     assert "1 of 3 runs were finished before" in command.stdout
@@ -89,7 +99,7 @@ def test_interrupted_by_the_user_with_two_runs_at_a_time(lab, settings, tmp_path
         "--config.distillation.num_steps=100000",
     )
     folders = [workdir / "mnist_smoke" / f"seed{seed}" for seed in (0, 1)]
-    command = lab.runner.start("sweep", *given)
+    command = start(lab, given)
     command.interrupt_when(lambda: all((f / "run.json").exists() for f in folders))
     assert command.wait() == 130, command.stderr
     assert "Interrupted. The same command goes on from here." in command.stderr
