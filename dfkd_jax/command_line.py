@@ -1,10 +1,11 @@
 """Flags, errors and exit statuses that the commands share. Imports no JAX."""
 
+import contextlib
 import importlib.util
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -51,16 +52,24 @@ def _fail(error: DfkdError) -> int:
 def _parse(argv: list[str]) -> list[str]:
     try:
         sys.argv = [_find_config(argument) for argument in _join_config(argv)]
-        try:
-            return flags.FLAGS(sys.argv)
-        except SystemExit:
-            sys.exit(0)  # The help was asked for and printed; absl calls that 1.
+        with flag_errors(argv):
+            try:
+                return flags.FLAGS(sys.argv)
+            except SystemExit:
+                sys.exit(0)  # The help was asked for and printed; absl calls that 1.
     except DfkdError as error:
         sys.exit(_fail(error))
+
+
+@contextlib.contextmanager
+def flag_errors(argv: Sequence[str]) -> Iterator[None]:
+    """Turns what absl and ml_collections raise for `argv` into one clear error."""
+    try:
+        yield
     except FileNotFoundError as error:
-        sys.exit(_fail(ConfigError(f"{error.filename}: no such config file.")))
+        raise ConfigError(f"{error.filename}: no such config file.") from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(_fail(ConfigError(_explain(error, argv))))
+        raise ConfigError(_explain(error, argv)) from error
 
 
 def _join_config(argv):

@@ -357,12 +357,16 @@ class DataConfig:
         file: In place of `dataset`: an `.npz` file with a test set of your own,
             `images` `[n, height, width, channels]` (uint8, or floats from 0 to 1) and
             `labels` `[n]`.
+        split: What evaluation reads: the "test" set, or "validation", the last 5,000
+            images of the training set, on which hyper-parameters are chosen. Of a file
+            of your own it says what that file is.
         dir: A TFDS data folder; empty for the one in the user's cache.
         raw_dir: A folder with the original files, used to prepare the data set.
     """
 
     dataset: str = "mnist"
     file: str = ""
+    split: str = "test"
     dir: str = ""
     raw_dir: str = ""
 
@@ -374,6 +378,7 @@ class DataConfig:
             self.file,
             f'set {path}.dataset="" with a file of your own',
         )
+        _one_of(f"{path}.split", self.split, ("test", "validation"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -388,7 +393,7 @@ class StudentConfig:
             TPU); images, parameters and statistics stay float32.
         teacher: Network and weights.
         student: Network.
-        data: Held-out test set.
+        data: Held-out set.
     """
 
     reads_real_data: ClassVar[bool] = False
@@ -645,6 +650,12 @@ class TeacherTrainingConfig:
         _validate_run(self)
         _one_of("network", self.network, tuple(registry.NETWORKS))
         _require_dataset(self)
+        _require(
+            self.data.split == "test",
+            "data.split",
+            self.data.split,
+            "teachers are evaluated on both parts; leave it out",
+        )
         _at_least_one(
             self, path, "num_epochs", "batch_size", "log_every", "checkpoint_every"
         )

@@ -41,6 +41,10 @@ class ExportError(DfkdError):
     """A network or transfer set cannot be written in the format asked for."""
 
 
+class ResultsError(DfkdError):
+    """Results files do not fit together, or what was made of them is out of date."""
+
+
 class NonFiniteError(DfkdError):
     """A loss, image or weight became NaN or infinite."""
 

@@ -74,7 +74,7 @@ def run(
     _check_student(student, description)
     method.check(config, teacher)
     settings = dataclasses.asdict(config)
-    # Where the test set is may change between two starts; real images that are learnt
+    # What evaluation reads may change between two starts; real images that are learnt
     # from may not.
     data = settings.pop("data")
     identity = origin | {
@@ -109,6 +109,7 @@ def run(
             **origin,
             "dataset": config.data.dataset or config.data.file,
             **made.facts,
+            "split": config.data.split,
             "teacher": {
                 "network": config.teacher.name,
                 "weights": config.teacher.weights,
@@ -150,13 +151,16 @@ def _check_student(student, description):
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     path = workdir / "results.json"
-    if path.exists() and files.read_json(path)["student"]["test_accuracy"] is not None:
+    split = config.data.split
+    before = files.read_json(path)["student"] if path.exists() else {}
+    if before.get(f"{split}_accuracy") is not None:
         tables.print_summary(files.read_json(path), workdir)
         return 0
-    files.write_json(path, results)
+    if not before.get("evaluation"):  # Of the other split: kept until this one is had.
+        files.write_json(path, results)
     started = time.monotonic()
     try:
-        real = held_out.load(config.data, split="test", report=progress.say)
+        real = held_out.load(config.data, split=split, report=progress.say)
     except DataUnavailableError as error:
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
@@ -170,7 +174,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
             "named in config.data, so it is not evaluated."
         )
         return 0
-    progress.say(f"Evaluation on the test set of {real.name}")
+    progress.say(f"Evaluation on the {split} set of {real.name}")
     real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
     for role, network, values in (
         ("teacher", teacher.module, teacher.variables),
@@ -187,7 +191,8 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
             std=teacher.description.std,
             class_names=real.class_names or evaluation.class_names(teacher.description),
         )
-        results[role] |= {"test_accuracy": found["accuracy"], "evaluation": found}
+        # Of a validation part, `test_accuracy` stays None: it is not one.
+        results[role] |= {f"{split}_accuracy": found["accuracy"], "evaluation": found}
     stopwatch.add("evaluation", time.monotonic() - started)
     results["seconds"] = stopwatch.seconds
     files.write_json(path, results)

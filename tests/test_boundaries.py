@@ -284,6 +284,7 @@ def test_one_module_says_orbax(imports):
 
 def test_flags_are_read_by_commands_alone(imports):
     commands = {"main", "evaluate", "inspect", "export", "report", "command_line"}
+    commands |= {"sweep", "sweeps.plan", "reporting.__main__", "reporting.label_study"}
     importing = {
         m for m in imports.trees if violations(imports, [m], ["absl"], direct=True)
     }
@@ -299,7 +300,11 @@ def test_flags_are_read_by_commands_alone(imports):
         "evaluate",
         "inspect",
         "report",
+        "reporting.__main__",
+        "reporting.label_study",
         "export",
+        "sweep",
+        "sweeps.child",
         "command_line",
         "errors",
         "models.registry",
@@ -314,6 +319,7 @@ def test_reports_ask_no_teacher_and_read_no_real_data(imports):
     forbidden = ["flax", "safetensors", "tensorflow", "tensorflow_datasets"]
     forbidden += ["dfkd_jax.data.tfds", "dfkd_jax.teachers", "dfkd_jax.models.layers"]
     modules = ["dfkd_jax.report", "dfkd_jax.reporting.pages"]
+    modules += ["dfkd_jax.reporting.__main__"]
     assert "dfkd_jax.reporting.run_files" in imports.reached("dfkd_jax.report")
     assert violations(imports, modules, forbidden) == []
     assert violations(imports, modules, ["jax"], on_import=True) == []

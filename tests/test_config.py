@@ -337,6 +337,11 @@ STORED = {
             {"data.file": "test.npz"},
             ["config.data.file='test.npz'", 'data.dataset=""'],
         ),
+        (
+            {"data.split": "validaton"},
+            ["config.data.split='validaton'", 'Did you mean "validation"?'],
+        ),
+        ({"data.split": "train"}, ["choose one of test, validation"]),
     ],
 )
 def test_settings_that_clash(changes, parts):
@@ -386,6 +391,10 @@ def test_where_results_go_tells_what_was_read(kind):
     from_real_data = kind in ("real_data", "metadata")
     assert settings.folder == ("real_data/x" if from_real_data else "x")
     assert settings.reads_real_data == (from_real_data or kind == "teacher")
+
+
+def test_teachers_are_evaluated_on_both_parts():
+    refuse("teacher", {"data.split": "validation"}, "config.data.split='validation'")
 
 
 def test_missing_name():

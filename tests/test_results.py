@@ -1,68 +1,63 @@
-"""The README's numbers are those of the committed results files."""
+"""The numbers of README.md and docs/ are those of the committed results files."""
 
 import json
 import pathlib
-import statistics
+import re
 
 import pytest
 
+from dfkd_jax.reporting import __main__ as reporting
+from dfkd_jax.reporting import documents, results_files
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXPERIMENTS = sorted(
-    path.name for path in (ROOT / "results").iterdir() if path.name != "benchmarks"
-)
-CONTRACT = (
-    "experiment",
-    "seed",
-    "data_free",
-    "teacher",
-    "student",
-    "seconds",
-    "num_pseudo_samples",
-    "machine",
-    "versions",
-    "command",
-)
+RESULTS = results_files.read(ROOT / "results")
+ROWS = [row for rows in RESULTS.tasks.values() for row in rows]
 
 
-def load(experiment):
-    files = sorted((ROOT / "results" / experiment).glob("seed*.json"))
-    return [json.loads(file.read_text()) for file in files]
+def test_documents_and_figures_are_what_the_results_say():
+    reporting.update(ROOT / "results", runs=[], check=True)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_results_are_complete_and_of_one_teacher(experiment):
-    results = load(experiment)
-    assert [result["seed"] for result in results] == list(range(len(results)))
-    assert len(results) >= 3
-    assert len({result["teacher"]["sha256"] for result in results}) == 1
-    for result in results:
-        assert not [key for key in CONTRACT if key not in result]
-        assert result["experiment"] == experiment
-        assert result["data_free"] is True
-        assert set(result["seconds"]) >= {
-            "prepare",
-            "synthesis",
-            "distillation",
-            "evaluation",
-        }
+def test_there_is_a_headline():
+    assert "<!-- table: main -->" in README
+    assert "mnist" in RESULTS.tasks
+    assert RESULTS.tasks["mnist"][0].method == results_files.HEADLINE
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_readme_quotes_them(experiment):
-    results = load(experiment)
-    accuracies = [100 * result["student"]["test_accuracy"] for result in results]
-    mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
-    (row,) = [
-        line
-        for line in README.splitlines()
-        if line.startswith("|") and f"results/{experiment})" in line
-    ]
-    teacher = 100 * results[0]["teacher"]["test_accuracy"]
-    assert f"{teacher:.2f}" in row
-    assert f"{mean:.2f} ± {std:.2f}" in row
-    minutes = statistics.mean(sum(r["seconds"].values()) for r in results) / 60
-    assert f"{minutes:.1f} min" in row
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row.task}/{row.method}" for row in ROWS])
+def test_results_are_complete(row):
+    for run in row.runs:
+        assert set(run["seconds"]) >= {"distillation", "evaluation"}
+        if run["data_free"] is not True:
+            assert run["real_data"]
+    if row.method == results_files.HEADLINE:
+        assert [run["seed"] for run in row.runs] == [0, 1, 2]
+
+
+def test_published_numbers_have_sources_and_known_tasks():
+    published = RESULTS.published
+    for number in published["numbers"]:
+        assert number["source"] in published["sources"]
+        assert number["task"] in published["tasks"]
+        assert number["method"] in published["methods"]
+        assert 0 < number["accuracy"] < 100
+
+
+def test_every_sweep_of_the_page_has_its_table_and_figure():
+    text = (ROOT / "docs" / "ablations.md").read_text()
+    names = re.findall(r"dfkd_jax\.sweep .*--workdir=sweeps/(\w+)", text)
+    assert len(names) > 5
+    for name in names:
+        assert f"<!-- table: sweeps/{name} -->" in text
+        assert f"<!-- figure: sweeps/{name} -->" in text
+    assert set(RESULTS.sweeps) <= set(names)
+
+
+def test_every_result_is_shown_somewhere():
+    text = "".join(path.read_text() for path in documents.paths(ROOT))
+    for task in RESULTS.tasks:
+        assert f"<!-- table: methods/{task} -->" in text
 
 
 def test_shipped_teachers_are_those_of_their_manifests():

@@ -35,6 +35,7 @@ def _identity(run):
     return identity | {
         "data set": run.description["dataset"],
         "teacher (SHA-256)": run.teacher_sha256[:16],
+        "evaluated on": run.split,
     }
 
 

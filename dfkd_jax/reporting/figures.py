@@ -15,7 +15,8 @@ PER_CLASS = 6
 
 
 @functools.cache
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's, for files; None, after one warning, where it is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         progress.warn(
             "No pictures without matplotlib: "
@@ -25,14 +26,27 @@ def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    import matplotlib.pyplot
 
-    return pyplot
+    return matplotlib.pyplot
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
+def save(figure: Any, path: pathlib.Path, *, source: str = "") -> None:
+    """Writes a PNG file and closes the figure.
+
+    Args:
+        figure: Of matplotlib.
+        path: PNG file.
+        source: What it was drawn from, kept in the file.
+    """
     with files.atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(
+            temporary,
+            format="png",
+            dpi=110,
+            metadata={"Source": source} if source else {},
+        )
+    pyplot().close(figure)
 
 
 def sample_grid(
@@ -54,13 +68,13 @@ def sample_grid(
         std: Per channel, likewise.
         class_names: One a class; a column each.
     """
-    pyplot = _pyplot()
-    if pyplot is None:
+    plots = pyplot()
+    if plots is None:
         return
     pixels = to_pixels(images, mean=mean, std=std)
     likeliest = labels.argmax(-1)
     classes = range(len(class_names))
-    figure, axes = pyplot.subplots(
+    figure, axes = plots.subplots(
         2 * PER_CLASS,
         len(class_names),
         figsize=(1.1 * len(class_names), 1.5 * PER_CLASS + 0.6),
@@ -83,19 +97,18 @@ def sample_grid(
             bar_axis.set_xticks(classes, classes, fontsize=5)
             bar_axis.tick_params(length=0, pad=1)
     figure.suptitle("Pseudo samples and the soft labels they were made for")
-    _save(figure, path)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def loss_curves(workdir: pathlib.Path) -> None:
     """`loss_curves.png` in `workdir` from its `metrics.jsonl`, a panel a stage."""
-    pyplot = _pyplot()
-    if pyplot is None:
+    plots = pyplot()
+    if plots is None:
         return
     found = curves.read(workdir / "metrics.jsonl")
     if not found:
         return
-    figure, axes = pyplot.subplots(
+    figure, axes = plots.subplots(
         1,
         len(found),
         figsize=(4.4 * len(found), 3.3),
@@ -109,5 +122,4 @@ def loss_curves(workdir: pathlib.Path) -> None:
         axis.set_xlabel(curve.x_label)
         axis.set_ylabel(curve.y_label)
         axis.grid(alpha=0.3)
-    _save(figure, workdir / "loss_curves.png")
-    pyplot.close(figure)
+    save(figure, workdir / "loss_curves.png")

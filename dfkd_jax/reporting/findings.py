@@ -70,17 +70,17 @@ def _evaluated(run):
     if student and student["accuracy"] < least:
         yield Finding(
             "Student hardly better than chance",
-            f"It is right on {student['accuracy']:.2%} of the test set; guessing is "
-            f"right on {chance:.2%}. Look at the loss curves and the pseudo samples: "
-            "the distillation may be too short, its learning rate too high, or the "
-            "pseudo samples may be noise.",
+            f"It is right on {student['accuracy']:.2%} of the {run.split} set; "
+            f"guessing is right on {chance:.2%}. Look at the loss curves and the "
+            "pseudo samples: the distillation may be too short, its learning rate too "
+            "high, or the pseudo samples may be noise.",
         )
     if teacher and teacher["accuracy"] < least:
         yield Finding(
             "Teacher hardly better than chance",
-            f"It is right on {teacher['accuracy']:.2%} of the test set. Its weights "
-            "may be of another task, or the standardisation of images (mean, std) or "
-            "the order of the classes may be another one.",
+            f"It is right on {teacher['accuracy']:.2%} of the {run.split} set. Its "
+            "weights may be of another task, or the standardisation of images (mean, "
+            "std) or the order of the classes may be another one.",
         )
     if student:
         answers = np.asarray(student["confusion"]).sum(0)
@@ -88,7 +88,7 @@ def _evaluated(run):
         if len(never):
             yield Finding(
                 "Classes that the student never answers",
-                f"On the whole test set: {_names(run, never)}.",
+                f"On the whole {run.split} set: {_names(run, never)}.",
             )
     elif run.results and run.has_student:
         named = run.results.get("dataset")
@@ -96,8 +96,8 @@ def _evaluated(run):
             "Not evaluated",
             "The student is made, but "
             + (
-                f"the test set {named} was not available. The same command does the "
-                "evaluation only."
+                f"the {run.split} set {named} was not available. The same command does "
+                "the evaluation only."
                 if named
                 else "no test set is named in config.data."
             ),

@@ -47,7 +47,7 @@ def context(run: Run) -> dict[str, Any]:
         "student": student,
         "teacher": teacher,
         "ratio": _ratio(run.results),
-        "intervals": _intervals(student, teacher),
+        "intervals": _intervals(run, student, teacher),
         "classes": _classes(run, student, teacher),
         "confusion": _confusion(run, student),
         "reliability": _reliability(student),
@@ -68,7 +68,7 @@ def _ratio(results):
     return counts[0] / counts[1] if all(counts) else None
 
 
-def _intervals(student, teacher):
+def _intervals(run, student, teacher):
     rows = [
         (name, found["accuracy"], tuple(found["accuracy_interval_95"]))
         for name, found in (("teacher", teacher), ("student", student))
@@ -80,7 +80,9 @@ def _intervals(student, teacher):
         f"{name} {share:.2%}, from {low:.2%} to {high:.2%}"
         for name, share, (low, high) in rows
     )
-    return charts.intervals(rows, label=f"Test accuracy with 95 % intervals: {text}")
+    return charts.intervals(
+        rows, label=f"{run.split.title()} accuracy with 95 % intervals: {text}"
+    )
 
 
 def _classes(run, student, teacher):
@@ -303,7 +305,7 @@ def _stages(run, student):
         if name == "evaluation":
             count = f"{student['num_examples']:,} " if student else ""
             dataset = run.results.get("dataset", run.description["dataset"])
-            reads, is_real = f"{count}real test images of {dataset}", True
+            reads, is_real = f"{count}real {run.split} images of {dataset}", True
         stages.append(
             {
                 "name": name,

@@ -106,8 +106,13 @@ class Run:
         settings = self.config[role]
         return str(settings.get("module") or settings["network"])
 
+    @property
+    def split(self) -> str:
+        """What evaluation read: "test" or "validation"."""
+        return self.results.get("split", "test")
+
     def evaluation(self, role: str) -> Mapping[str, Any]:
-        """Figures of "teacher" or "student" on the test set; empty where unknown."""
+        """Figures of "teacher" or "student" on `split`; empty where unknown."""
         return self.results.get(role, {}).get("evaluation") or {}
 
 

@@ -12,25 +12,27 @@ from dfkd_jax.runtime import progress
 def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
     """A short table of `results.json`, and where everything is."""
     teacher, student = results["teacher"], results["student"]
-    gap = teacher["test_accuracy"] - student["test_accuracy"]
+    split = results.get("split", "test")
+    accuracies = [network[f"{split}_accuracy"] for network in (teacher, student)]
+    gap = accuracies[0] - accuracies[1]
     ratio = teacher["parameters"] / student["parameters"]
     low, high = student["evaluation"]["accuracy_interval_95"]
     table = Table(title=f"{results['experiment']}, seed {results['seed']}")
     table.add_column("")
     table.add_column("network")
     table.add_column("parameters", justify="right")
-    table.add_column("test accuracy", justify="right")
+    table.add_column(f"{split} accuracy", justify="right")
     table.add_row(
         "teacher",
         teacher["network"],
         f"{teacher['parameters']:,}",
-        f"{teacher['test_accuracy']:.2%}",
+        f"{accuracies[0]:.2%}",
     )
     table.add_row(
         "student",
         student["network"],
         f"{student['parameters']:,}",
-        f"{student['test_accuracy']:.2%}",
+        f"{accuracies[1]:.2%}",
         style="bold",
     )
     console = Console(highlight=False, soft_wrap=True)
@@ -42,7 +44,7 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
     progress.say(
         f"{ratio:.2f} times smaller, {100 * gap:.2f} points below the teacher "
         f"(95 % interval of the student {low:.2%} to {high:.2%}), "
-        f"agrees with it on {agreement:.2%} of the test set"
+        f"agrees with it on {agreement:.2%} of the {split} set"
     )
     stages = ("prepare", "synthesis", "distillation", "evaluation")
     progress.say(

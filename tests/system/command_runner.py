@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import sys
 import time
 import traceback
@@ -58,12 +59,20 @@ class Command:
 
     def kill_when(self, condition: Callable[[], bool]) -> None:
         """Kills it as soon as `condition` holds; fails if it ends before."""
+        self._wait_for(condition)
+        self.kill()
+
+    def interrupt_when(self, condition: Callable[[], bool]) -> None:
+        """SIGINT as soon as `condition` holds; fails if it ends before."""
+        self._wait_for(condition)
+        os.kill(self.pid, signal.SIGINT)
+
+    def _wait_for(self, condition):
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert self.running, f"ended too early:\n{self.stdout}{self.stderr}"
             assert time.monotonic() < deadline, self.stdout + self.stderr
             time.sleep(0.002)
-        self.kill()
 
     def wait(self) -> int:
         """The exit status."""

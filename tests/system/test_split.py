@@ -1,0 +1,73 @@
+"""What evaluation reads: the test set, or the validation part."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def labelled_images(tmp_path_factory):
+    """Fifty images with labels, in place of a data set."""
+    path = tmp_path_factory.mktemp("images") / "own.npz"
+    random = np.random.default_rng(0)
+    np.savez(
+        path,
+        images=random.integers(0, 256, (50, 28, 28, 1), np.uint8),
+        labels=np.arange(50) % 10,
+    )
+    return path
+
+
+def test_validation_accuracy_is_never_called_test_accuracy(
+    lab, workdir_copy, labelled_images
+):
+    def evaluate(**changes):
+        command = lab.start(
+            workdir_copy, data__dataset="", data__file=labelled_images, **changes
+        )
+        assert command.wait() == 0, command.stderr
+        results = json.loads((workdir_copy / "results.json").read_text())
+        return command.stdout, results
+
+    told, results = evaluate(data__split="validation")
+    assert results["split"] == "validation"
+    share = results["student"]["validation_accuracy"]
+    assert share == results["student"]["evaluation"]["accuracy"]
+    assert results["student"]["test_accuracy"] is None
+    assert results["teacher"]["test_accuracy"] is None
+    assert "Evaluation on the validation set" in told
+    assert "validation accuracy" in told
+    assert not re.search("test (accuracy|set)", told)
+    page = workdir_copy / "report.html"
+    if page.exists():
+        assert "Student, validation accuracy" in page.read_text()
+        assert "test accuracy" not in page.read_text().lower()
+
+    # Once more: nothing is to be done, the figures are those of before.
+    told, again = evaluate(data__split="validation")
+    assert "Evaluation on" not in told
+    assert again == results
+
+    # The same student on the test set.
+    told, tested = evaluate()
+    assert tested["split"] == "test"
+    assert tested["student"]["test_accuracy"] == share
+    assert "validation_accuracy" not in tested["student"]
+    assert tested["student"]["sha256"] == results["student"]["sha256"]
+
+
+def test_figures_of_one_split_stay_until_those_of_the_other_are_had(
+    lab, workdir_copy, labelled_images
+):
+    command = lab.start(
+        workdir_copy,
+        data__dataset="",
+        data__file=labelled_images,
+        data__split="validation",
+    )
+    assert command.wait() == 0, command.stderr
+    before = (workdir_copy / "results.json").read_text()
+    lab.finish(workdir_copy)  # There is no test set: status 3.
+    assert (workdir_copy / "results.json").read_text() == before
