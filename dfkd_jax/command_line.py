@@ -1,23 +1,26 @@
 """Flags, errors and exit statuses that the commands share. Imports no JAX."""
 
 import importlib.util
+import os
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
-from dfkd_jax.runtime import hosts
+from dfkd_jax.runtime import hosts, stopping
 
 
 def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
     """Runs a command; what a user can mend is one line and a status, no traceback.
 
     0: done. 1: weights, checkpoint, disk or numbers. 2: flags or config. 3: the student
-    is made but the held-out set could not be had. 130: interrupted.
+    is made but the held-out set could not be had. 130 (SIGINT), 143 (SIGTERM): stopped.
 
     Args:
         main: The command; gets its name and the arguments that are no flags.
@@ -30,17 +33,40 @@ def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
         if len(argv) > 1 and not positional:
             return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
         try:
-            with hosts.ending_together():
-                status = main(argv)
-        except DfkdError as error:
-            status = _fail(error)
-        except KeyboardInterrupt:
-            print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-            status = 130
+            stopping.install()
+            if "coordinator" not in flags.FLAGS:  # Else `hosts.join` decides.
+                stopping.watch()
+            try:
+                with hosts.ending_together():
+                    status = main(argv)
+            except DfkdError as error:
+                status = _fail(error)
+            stopping.finish()
+        except stopping.StopRequested as request:
+            _stop(request)
         hosts.leave(status)
         return status
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _stop(request: stopping.StopRequested) -> NoReturn:
+    """Says how to go on, and ends the process: all that is finished is saved."""
+    if hosts.is_first():
+        command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
+        print(
+            f"{request.name}. The same command goes on from here: {command}",
+            file=sys.stderr,
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    hosts.leave(request.status)
+    os._exit(request.status)  # Waiting for the threads of JAX takes long.
+
+
+def _module() -> str:
+    """What `python -m` was given."""
+    return getattr(sys.modules["__main__"].__spec__, "name", "dfkd_jax.main")
 
 
 def _fail(error: DfkdError) -> int:

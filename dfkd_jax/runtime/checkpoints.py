@@ -15,6 +15,8 @@ from orbax.checkpoint import v1 as ocp
 from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import files, hosts, parallel
 
+SEAL = "checksums.json"  # In the folder of a checkpoint.
+
 
 @contextlib.contextmanager
 def open_checkpoints(
@@ -22,6 +24,7 @@ def open_checkpoints(
 ) -> Iterator[ocp.training.Checkpointer]:
     """A series of checkpoints under `folder`, at multiples of `every_steps`.
 
+    One is also saved where processes that are to be preempted agree on it (`hosts`).
     Half-written checkpoints of a killed process are removed; the newest `keep` stay.
 
     Raises:
@@ -32,8 +35,11 @@ def open_checkpoints(
         folder.mkdir(parents=True, exist_ok=True)
         checkpointer = policies.Checkpointer(
             folder.absolute(),
-            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(
-                every_steps
+            save_decision_policy=policies.save_decision_policies.AnySavePolicy(
+                [
+                    policies.save_decision_policies.FixedIntervalPolicy(every_steps),
+                    policies.save_decision_policies.PreemptionCheckpointingPolicy(),
+                ]
             ),
             preservation_policy=policies.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -71,12 +77,16 @@ def save(
         StorageError: It cannot be written; the disk is full, say.
     """
     state = parallel.of_all_processes(state, split=split)
+    path = pathlib.Path(checkpointer.directory) / str(step)
     try:
-        checkpointer.save(step, state, force=force)
+        if checkpointer.save(step, state, force=force) and hosts.is_first():
+            _seal(path)
+    except StorageError:
+        raise
     except Exception as error:  # TensorStore reports a full disk as ValueError.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StorageError(
-            f"Cannot write checkpoint {checkpointer.directory / str(step)} "
+            f"Cannot write checkpoint {path} "
             f"({reason[0][:200]}). Free some disk space; earlier checkpoints are kept "
             "and the same command goes on from there."
         ) from error
@@ -90,11 +100,18 @@ def restore_or(
     `split` as in `save`.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or of another network.
+        CheckpointError: The checkpoint is damaged, or of another network or run.
     """
     latest = checkpointer.latest
     if latest is None:
         return state
+    path = pathlib.Path(checkpointer.directory) / str(latest.step)
+    problem = _problem(path, _owner(path)) if hosts.is_first() else ""
+    if problem := hosts.first_says(problem):
+        raise CheckpointError(
+            f"Checkpoint {path} cannot be restored ({problem}): delete that folder to "
+            "go on from an earlier one."
+        )
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding
@@ -106,7 +123,6 @@ def restore_or(
             restored = checkpointer.load(latest, abstract_state=abstract)
         return parallel.of_this_process(restored, split=split)
     except Exception as error:  # Orbax, TensorStore and JAX raise kinds of their own.
-        path = checkpointer.directory / str(latest.step)
         raise _not_restored(path, error) from error
 
 
@@ -121,6 +137,10 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     """
     steps = [path for path in folder.glob("*") if path.name.isdigit()]
     path = max(steps, key=lambda path: int(path.name)) if steps else folder
+    if problem := _problem(path):
+        raise CheckpointError(
+            f"Checkpoint {path} is damaged ({problem}): name another one."
+        )
     try:
         sharding = SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -144,6 +164,60 @@ def _variables(tree):
     state = {"step", "params", "opt_state", "model_state"}
     others = {key: value for key, value in tree.items() if key not in state}
     return {"params": tree["params"]} | others | (tree.get("model_state") or {})
+
+
+def _seal(path: pathlib.Path) -> None:
+    """Syncs the files of a checkpoint and leaves their checksums beside them."""
+    with files.storage_errors(path):
+        sums = {}
+        for file in _contents(path):
+            files.sync(file)
+            sums[file.relative_to(path).as_posix()] = files.sha256(file)
+        files.write_json(path / SEAL, {"run": _owner(path), "files": sums})
+
+
+def _problem(path: pathlib.Path, owner: str | None = None) -> str:
+    """What is wrong with a checkpoint by its checksums; nothing if it has none.
+
+    A process that was killed right after saving leaves a whole checkpoint without them.
+
+    Args:
+        path: Folder of the checkpoint.
+        owner: Of the run that wants it, if that matters.
+    """
+    if not (path / SEAL).is_file():
+        return ""
+    try:
+        seal = files.read_json(path / SEAL)
+        sums, run = dict(seal["files"]), str(seal["run"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return f"{SEAL} is damaged"
+    if owner is not None and run and run != owner:
+        return "it is of another run"
+    found = {file.relative_to(path).as_posix(): file for file in _contents(path)}
+    for name in sorted(sums.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in sums:
+            return f"{name} does not belong to it"
+        try:
+            if files.sha256(found[name]) != sums[name]:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return ""
+
+
+def _contents(path):
+    return sorted(
+        file for file in path.rglob("*") if file.is_file() and file != path / SEAL
+    )
+
+
+def _owner(path):
+    """What marks the checkpoints of a run: the digest of its `run.json`, if any."""
+    run = path.parent.parent / "run.json"
+    return files.sha256(run) if run.is_file() else ""
 
 
 @contextlib.contextmanager

@@ -33,6 +33,15 @@ def storage_errors(path: pathlib.Path) -> Iterator[None]:
         raise StorageError(f"Cannot write {path}: {hint}.") from error
 
 
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path that replaces `path` once written and synced."""
@@ -40,9 +49,9 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     with storage_errors(path):
         try:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             os.replace(temporary, path)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 
 from dfkd_jax.errors import NonFiniteError
-from dfkd_jax.runtime import checkpoints, feed, parallel, progress, writers
+from dfkd_jax.runtime import (
+    checkpoints,
+    feed,
+    hosts,
+    parallel,
+    progress,
+    stopping,
+    writers,
+)
 
 
 def train(
@@ -30,6 +38,8 @@ def train(
 ) -> Any:
     """Runs steps 1 to `num_steps`, from the latest checkpoint on; the last state.
 
+    Asked to stop, it finishes the step, saves and raises StopRequested.
+
     Args:
         step_fn: `step(state, constants, batch, key) -> (state, metrics)`,
             data-parallel; metrics are scalars, `loss` among them.
@@ -47,12 +57,13 @@ def train(
         stopwatch: Gets the seconds of checkpointed steps.
 
     Raises:
-        NonFiniteError: A metric became NaN or infinite.
+        NonFiniteError: A metric or a parameter became NaN or infinite.
         CheckpointError: A checkpoint cannot be restored.
         StorageError: A checkpoint or a record cannot be written.
     """
     state, constants, key = parallel.replicate((state, constants, key))
     with (
+        stopping.deferred(),
         writers.open_writer(workdir / "metrics.jsonl", stage=stage) as writer,
         checkpoints.open_checkpoints(folder, every_steps=checkpoint_every) as saved,
     ):
@@ -69,15 +80,16 @@ def train(
                     state, metrics = step_fn(state, constants, batch, key)
                 parallel.settle(metrics)
                 last = step == num_steps
+                stop = hosts.must_stop(step)
                 log = last or step % log_every == 0
-                save = last or step % checkpoint_every == 0
+                save = last or stop or step % checkpoint_every == 0
                 if not (log or save):
                     continue
                 scalars = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite(list(scalars.values())).all():
+                if culprits := _not_finite(scalars, state):
                     raise NonFiniteError(
                         f"{stage.capitalize()}: NaN or infinity in "
-                        f"{', '.join(k for k, v in scalars.items() if v - v != 0)} by "
+                        f"{', '.join(culprits)} by "
                         f"step {step}. The last good checkpoint is kept in {folder}. "
                         f"Lower {learning_rate_key}, in a new --workdir."
                     )
@@ -85,7 +97,21 @@ def train(
                     writer.write_scalars(step, scalars)
                     update(step, loss=scalars["loss"])
                 if save:
-                    checkpoints.save(saved, step, state, force=last)
+                    # Orbax's own policy saves where processes were told to stop.
+                    force = last or stopping.wanted()
+                    checkpoints.save(saved, step, state, force=force)
                     stopwatch.add(stage, time.monotonic() - start)
                     start = time.monotonic()
+                if stop:
+                    stopping.leave()
     return state
+
+
+def _not_finite(scalars, state):
+    """Names of what is NaN or infinite."""
+    found = [name for name, value in scalars.items() if not np.isfinite(value)]
+    if not found:
+        for name in ("params", "model_state"):
+            if not parallel.all_finite(getattr(state, name, {})):
+                found.append(name)
+    return found
