@@ -25,7 +25,7 @@ from dfkd_jax.errors import (
 )
 from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
-from dfkd_jax.reporting import figures, pages, soft_labels, tables
+from dfkd_jax.reporting import figures, findings, pages, soft_labels, tables
 from dfkd_jax.runtime import (
     files,
     hosts,
@@ -35,7 +35,7 @@ from dfkd_jax.runtime import (
     weights,
     writers,
 )
-from dfkd_jax.runtime.workdir import open_workdir, versions
+from dfkd_jax.runtime.workdir import mark, open_workdir, source, versions
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.targets import dirichlet, gaussian
@@ -158,6 +158,8 @@ def run(
             "command": command,
             "machine": parallel.describe(),
             "versions": versions(),
+            "source": source(),
+            "config_sha256": files.digest(settings),
             "config": settings,
         }
         status = _evaluate(
@@ -316,7 +318,7 @@ def _synthesise(
 def _distil(config, teacher, student, description, transfer_set, workdir, stopwatch):
     path = workdir / "student.safetensors"
     if hosts.first_says(path.exists()):
-        return weights.load(path)[0]
+        return _load_student(path)
     progress.say(
         f"Distillation: {config.student.name} for {config.distillation.num_steps:,} "
         f"steps of {config.distillation.batch_size} augmented pseudo samples"
@@ -333,13 +335,26 @@ def _distil(config, teacher, student, description, transfer_set, workdir, stopwa
         stopwatch=stopwatch,
     )
     if hosts.is_first():
-        weights.save(path, variables, description)
+        weights.save(path, variables, description, run=mark(workdir))
+    return variables
+
+
+def _load_student(path):
+    """What this very run has made before."""
+    again = "Delete it, and the same command makes it again from the last checkpoint."
+    try:
+        variables, _ = weights.load(path)
+        run = weights.made_by(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {again}") from error
+    if run not in ("", mark(path.parent)):
+        raise CheckpointError(f"{path} is of another run. {again}")
     return variables
 
 
 def _keep_soft_labels(config, teacher, feature_layer, path):
     """Of both distributions, for the map in the report."""
-    if path.exists():
+    if soft_labels.is_whole(path):
         return
     labels = {}
     for distribution in ("gaussian", "dirichlet"):
@@ -357,14 +372,18 @@ def _keep_soft_labels(config, teacher, feature_layer, path):
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     path = workdir / "results.json"
-    if path.exists() and files.read_json(path)["student"]["test_accuracy"] is not None:
-        tables.print_summary(files.read_json(path), workdir)
-        return 0
-    files.write_json(path, results)
+    if path.exists():
+        before = files.read_object(path)
+        _check_results(path, before, results)
+        if before["student"].get("test_accuracy") is not None:
+            tables.print_summary(before, workdir)
+            return 0
+    _keep_results(results, workdir)
     started = time.monotonic()
     try:
         real = held_out.load(config.data, split="test", report=progress.say)
     except DataUnavailableError as error:
+        _tell_warnings(results)
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
             "evaluated. "
@@ -372,6 +391,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         )
         return error.exit_status
     if real is None:
+        _tell_warnings(results)
         progress.say(
             f"The student is made: {workdir / 'student.safetensors'}. No test set is "
             "named in config.data, so it is not evaluated."
@@ -396,7 +416,34 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         )
         results[role] |= {"test_accuracy": found["accuracy"], "evaluation": found}
     stopwatch.add("evaluation", time.monotonic() - started)
+    results["test_set_sha256"] = real.sha256
     results["seconds"] = stopwatch.seconds
-    files.write_json(path, results)
+    _keep_results(results, workdir)
     tables.print_summary(results, workdir)
     return 0
+
+
+def _keep_results(results, workdir):
+    """Writes `results.json`, with what must not be missed of them."""
+    path = workdir / "results.json"
+    files.write_json(path, results, sealed=True)
+    results["warnings"] = findings.warnings(workdir)
+    files.write_json(path, results, sealed=True)
+
+
+def _tell_warnings(results):
+    for warning in results["warnings"]:
+        progress.warn(warning)
+
+
+def _check_results(path, before, results):
+    """Raises CheckpointError where `results.json` is of another run."""
+    for key in ("seed", "teacher.sha256", "student.sha256", "transfer_set_sha256"):
+        old, new = before, results
+        for name in key.split("."):
+            old, new = old.get(name) if isinstance(old, dict) else None, new[name]
+        if old != new:
+            raise CheckpointError(
+                f"{path} is of another run ({key} is {old}, not {new}): delete it, and "
+                "the same command makes it again."
+            )

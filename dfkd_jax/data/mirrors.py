@@ -218,12 +218,8 @@ def _read_members(archive: pathlib.Path | io.BytesIO) -> dict[str, bytes]:
     source = source or {"fileobj": archive}
     try:
         with tarfile.open(**source) as tar:
-            return {
-                member.name.rsplit("/", 1)[-1]: tar.extractfile(member).read()
-                for member in tar
-                if member.isfile()
-            }
-    except (tarfile.TarError, EOFError) as error:
+            return dict(raw_files.read_members(tar))
+    except raw_files.UNREADABLE as error:
         raise DataUnavailableError(f"unreadable package ({error})") from error
 
 

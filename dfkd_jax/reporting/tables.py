@@ -49,6 +49,8 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
             f"{stage} {progress.duration(seconds.get(stage, 0.0))}" for stage in stages
         )
     )
+    for warning in results.get("warnings", ()):
+        progress.warn(warning)
     for name in (
         "results.json",
         "metrics.jsonl",

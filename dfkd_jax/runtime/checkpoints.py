@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from dfkd_jax.errors import CheckpointError, StorageError
-from dfkd_jax.runtime import files, hosts, parallel
+from dfkd_jax.runtime import files, hosts, parallel, workdir
 
 SEAL = "checksums.json"  # In the folder of a checkpoint.
 
@@ -106,7 +106,7 @@ def restore_or(
     if latest is None:
         return state
     path = pathlib.Path(checkpointer.directory) / str(latest.step)
-    problem = _problem(path, _owner(path)) if hosts.is_first() else ""
+    problem = problem_of(path, workdir.mark(path.parents[1]))
     if problem := hosts.first_says(problem):
         raise CheckpointError(
             f"Checkpoint {path} cannot be restored ({problem}): delete that folder to "
@@ -137,7 +137,7 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     """
     steps = [path for path in folder.glob("*") if path.name.isdigit()]
     path = max(steps, key=lambda path: int(path.name)) if steps else folder
-    if problem := _problem(path):
+    if problem := problem_of(path):
         raise CheckpointError(
             f"Checkpoint {path} is damaged ({problem}): name another one."
         )
@@ -173,22 +173,23 @@ def _seal(path: pathlib.Path) -> None:
         for file in _contents(path):
             files.sync(file)
             sums[file.relative_to(path).as_posix()] = files.sha256(file)
-        files.write_json(path / SEAL, {"run": _owner(path), "files": sums})
+        content = {"run": workdir.mark(path.parents[1]), "files": sums}
+        files.write_json(path / SEAL, content, sealed=True)
 
 
-def _problem(path: pathlib.Path, owner: str | None = None) -> str:
+def problem_of(path: pathlib.Path, owner: str | None = None) -> str:
     """What is wrong with a checkpoint by its checksums; nothing if it has none.
 
     A process that was killed right after saving leaves a whole checkpoint without them.
 
     Args:
         path: Folder of the checkpoint.
-        owner: Of the run that wants it, if that matters.
+        owner: Mark of the run that wants it (`workdir.mark`), if that matters.
     """
     if not (path / SEAL).is_file():
         return ""
     try:
-        seal = files.read_json(path / SEAL)
+        seal = files.read_object(path / SEAL)
         sums, run = dict(seal["files"]), str(seal["run"])
     except (CheckpointError, KeyError, TypeError, ValueError):
         return f"{SEAL} is damaged"
@@ -212,12 +213,6 @@ def _contents(path):
     return sorted(
         file for file in path.rglob("*") if file.is_file() and file != path / SEAL
     )
-
-
-def _owner(path):
-    """What marks the checkpoints of a run: the digest of its `run.json`, if any."""
-    run = path.parent.parent / "run.json"
-    return files.sha256(run) if run.is_file() else ""
 
 
 @contextlib.contextmanager
