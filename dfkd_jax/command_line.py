@@ -12,6 +12,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from dfkd_jax import json_settings
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
 from dfkd_jax.runtime import hosts, stopping
 
@@ -78,7 +79,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         sys.argv = [_find_config(argument) for argument in _join_config(argv)]
         try:
-            return flags.FLAGS(sys.argv)
+            return flags.FLAGS([_as_python(argument) for argument in sys.argv])
         except SystemExit:
             sys.exit(0)  # The help was asked for and printed; absl calls that 1.
     except DfkdError as error:
@@ -114,15 +115,25 @@ def config_folder() -> pathlib.Path | None:
 def read_config(argument: str) -> ConfigDict:
     """The config of "configs/mnist.py:variant"; the file is executed.
 
+    A file that ends in `.json` is read instead; see `json_settings`.
+
     Raises:
         ConfigError: There is no such file or variant.
     """
+    if argument.endswith(".json"):
+        return json_settings.get_config(argument)
     found = _find_config(f"--config={argument}").removeprefix("--config=")
     name, _, variant = found.partition(":")
     spec = importlib.util.spec_from_file_location("dfkd_jax_config", name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(*([variant] if variant else []))
+
+
+def _as_python(argument):
+    """A config in JSON as the variant of a config file that reads it."""
+    match = re.fullmatch(r"(--?config=)(.*\.json)", argument)
+    return f"{match[1]}{json_settings.__file__}:{match[2]}" if match else argument
 
 
 def _find_config(argument):

@@ -480,8 +480,13 @@ def default_teacher_config() -> ConfigDict:
     return _config_dict("teacher")
 
 
+def defaults(kind: str) -> dict[str, Any]:
+    """Every setting of a kind at its default, with `kind` beside them."""
+    return {"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed"))
+
+
 def _config_dict(kind: str) -> ConfigDict:
-    return ConfigDict({"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed")))
+    return ConfigDict(defaults(kind))
 
 
 def unknown_variant(variant: str, known: tuple[str, ...]) -> ConfigError:
