@@ -12,9 +12,12 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from dfkd_jax import json_settings
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
 from dfkd_jax.runtime import hosts, stopping
+
+
+# A config file that reads JSON; executed like the others, not imported here.
+JSON_READER = pathlib.Path(__file__).with_name("json_settings.py")
 
 
 def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
@@ -120,9 +123,8 @@ def read_config(argument: str) -> ConfigDict:
     Raises:
         ConfigError: There is no such file or variant.
     """
-    if argument.endswith(".json"):
-        return json_settings.get_config(argument)
-    found = _find_config(f"--config={argument}").removeprefix("--config=")
+    found = _as_python(_find_config(f"--config={argument}"))
+    found = found.removeprefix("--config=")
     name, _, variant = found.partition(":")
     spec = importlib.util.spec_from_file_location("dfkd_jax_config", name)
     module = importlib.util.module_from_spec(spec)
@@ -133,7 +135,7 @@ def read_config(argument: str) -> ConfigDict:
 def _as_python(argument):
     """A config in JSON as the variant of a config file that reads it."""
     match = re.fullmatch(r"(--?config=)(.*\.json)", argument)
-    return f"{match[1]}{json_settings.__file__}:{match[2]}" if match else argument
+    return f"{match[1]}{JSON_READER}:{match[2]}" if match else argument
 
 
 def _find_config(argument):

@@ -108,10 +108,7 @@ def restore_or(
     path = pathlib.Path(checkpointer.directory) / str(latest.step)
     problem = problem_of(path, workdir.mark(path.parents[1]))
     if problem := hosts.first_says(problem):
-        raise CheckpointError(
-            f"Checkpoint {path} cannot be restored ({problem}): delete that folder to "
-            "go on from an earlier one."
-        )
+        raise _refused(path, problem)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding
@@ -138,9 +135,7 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     steps = [path for path in folder.glob("*") if path.name.isdigit()]
     path = max(steps, key=lambda path: int(path.name)) if steps else folder
     if problem := problem_of(path):
-        raise CheckpointError(
-            f"Checkpoint {path} is damaged ({problem}): name another one."
-        )
+        raise _refused(path, problem)
     try:
         sharding = SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -228,7 +223,11 @@ def _quiet_threads():
 
 def _not_restored(path, error):
     reason = str(error).strip().splitlines() or [type(error).__name__]
+    return _refused(path, reason[0][:200])
+
+
+def _refused(path, reason):
     return CheckpointError(
-        f"Checkpoint {path} cannot be restored ({reason[0][:200]}). It is damaged or "
-        "of another network: delete that folder to go on from an earlier one."
+        f"Checkpoint {path} cannot be restored ({reason}). It is damaged or of another "
+        "network or run: delete that folder to go on from an earlier one."
     )

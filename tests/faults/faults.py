@@ -228,7 +228,7 @@ def _damage_files(cell, fault, damage):
 
 
 def _find(folder, pattern):
-    """The largest file that fits the pattern, of the last checkpoint if it is of one."""
+    """The largest file that fits the pattern, in the last checkpoint if in one."""
     found = [path for path in folder.glob(pattern) if path.is_file()]
     assert found, (folder, pattern)
 
