@@ -2,23 +2,29 @@
 
 import contextlib
 import importlib.util
+import os
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
-from dfkd_jax.runtime import hosts
+from dfkd_jax.runtime import hosts, stopping
+
+# A config file that reads JSON; executed like the others, not imported here.
+JSON_READER = pathlib.Path(__file__).with_name("json_settings.py")
 
 
 def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
     """Runs a command; what a user can mend is one line and a status, no traceback.
 
     0: done. 1: weights, checkpoint, disk or numbers. 2: flags or config. 3: the student
-    is made but the held-out set could not be had. 130: interrupted.
+    is made but the held-out set could not be had. 130 (SIGINT), 143 (SIGTERM): stopped.
 
     Args:
         main: The command; gets its name and the arguments that are no flags.
@@ -31,17 +37,40 @@ def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
         if len(argv) > 1 and not positional:
             return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
         try:
-            with hosts.ending_together():
-                status = main(argv)
-        except DfkdError as error:
-            status = _fail(error)
-        except KeyboardInterrupt:
-            print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-            status = 130
+            stopping.install()
+            if "coordinator" not in flags.FLAGS:  # Else `hosts.join` decides.
+                stopping.watch()
+            try:
+                with hosts.ending_together():
+                    status = main(argv)
+            except DfkdError as error:
+                status = _fail(error)
+            stopping.finish()
+        except stopping.StopRequested as request:
+            _stop(request)
         hosts.leave(status)
         return status
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _stop(request: stopping.StopRequested) -> NoReturn:
+    """Says how to go on, and ends the process: all that is finished is saved."""
+    if hosts.is_first():
+        command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
+        print(
+            f"{request.name}. The same command goes on from here: {command}",
+            file=sys.stderr,
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    hosts.leave(request.status)
+    os._exit(request.status)  # Waiting for the threads of JAX takes long.
+
+
+def _module() -> str:
+    """What `python -m` was given."""
+    return getattr(sys.modules["__main__"].__spec__, "name", "dfkd_jax.main")
 
 
 def _fail(error: DfkdError) -> int:
@@ -54,7 +83,7 @@ def _parse(argv: list[str]) -> list[str]:
         sys.argv = [_find_config(argument) for argument in _join_config(argv)]
         with flag_errors(argv):
             try:
-                return flags.FLAGS(sys.argv)
+                return flags.FLAGS([_as_python(argument) for argument in sys.argv])
             except SystemExit:
                 sys.exit(0)  # The help was asked for and printed; absl calls that 1.
     except DfkdError as error:
@@ -97,15 +126,24 @@ def config_folder() -> pathlib.Path | None:
 def read_config(argument: str) -> ConfigDict:
     """The config of "configs/mnist.py:variant"; the file is executed.
 
+    A file that ends in `.json` is read instead; see `json_settings`.
+
     Raises:
         ConfigError: There is no such file or variant.
     """
-    found = _find_config(f"--config={argument}").removeprefix("--config=")
+    found = _as_python(_find_config(f"--config={argument}"))
+    found = found.removeprefix("--config=")
     name, _, variant = found.partition(":")
     spec = importlib.util.spec_from_file_location("dfkd_jax_config", name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(*([variant] if variant else []))
+
+
+def _as_python(argument):
+    """A config in JSON as the variant of a config file that reads it."""
+    match = re.fullmatch(r"(--?config=)(.*\.json)", argument)
+    return f"{match[1]}{JSON_READER}:{match[2]}" if match else argument
 
 
 def _find_config(argument):

@@ -702,7 +702,7 @@ def default_config(kind: str = "distillation") -> ConfigDict:
     Args:
         kind: One of `KINDS`.
     """
-    return ConfigDict({"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed")))
+    return ConfigDict(defaults(kind))
 
 
 def default_teacher_config() -> ConfigDict:
@@ -713,6 +713,11 @@ def default_teacher_config() -> ConfigDict:
 def kind_of(config: Any) -> str:
     """The name of `config`'s kind."""
     return next(kind for kind, cls in KINDS.items() if type(config) is cls)
+
+
+def defaults(kind: str) -> dict[str, Any]:
+    """Every setting of a kind at its default, with `kind` beside them."""
+    return {"kind": kind} | dataclasses.asdict(KINDS[kind](name="unnamed"))
 
 
 def unknown_variant(variant: str, known: tuple[str, ...]) -> ConfigError:

@@ -167,7 +167,8 @@ def load_checkpoint(
         variables, description = weights.load(path)
     elif run and path != run.parent:
         variables = checkpoints.load_variables(path)
-        description = weights.Description(**files.read_json(run)["description"])
+        fields = files.read_object(run).get("description")
+        description = weights.describe(fields, source=str(run))
     else:
         raise CheckpointError(
             f"{path} holds neither student.safetensors, teacher.safetensors nor "
@@ -203,10 +204,15 @@ def find_teacher(checkpoint: pathlib.Path) -> str:
     run = find_run(checkpoint)
     if not run:
         return ""
-    name = files.read_json(run)["config"].get("teacher", {}).get("weights", "")
-    # A teacher that was given in Python lies in the work directory.
-    beside = run.parent / name
-    return str(beside) if name and beside.is_file() else name
+    try:
+        name = files.read_object(run)["config"].get("teacher", {}).get("weights", "")
+        # A teacher that was given in Python lies in the work directory.
+        beside = run.parent / pathlib.Path(name).name
+        return str(beside) if name == beside.name and beside.is_file() else name
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{run} is no run's ({error!r}): name another."
+        ) from error
 
 
 def main(argv: list[str]) -> int:

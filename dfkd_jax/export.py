@@ -76,18 +76,19 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
 
 def _load_teacher_of_run(workdir, module):
     """What a run distilled from."""
-    from dfkd_jax.config import NetworkConfig
+    from dfkd_jax.config import NetworkConfig, from_mapping
     from dfkd_jax.runtime import files
     from dfkd_jax.teachers import weights as teachers
 
     run = workdir / "run.json"
-    settings = files.read_json(run)["config"].get("teacher") if run.is_file() else None
+    settings = files.read_object(run).get("config") if run.is_file() else None
+    settings = settings.get("teacher") if isinstance(settings, dict) else None
     if not settings:
         raise CheckpointError(
             f"{workdir} names no teacher: name a work directory of dfkd_jax.main, or "
             "the teacher's weights with --checkpoint."
         )
-    config = NetworkConfig(**settings)
+    config = from_mapping(NetworkConfig, settings, "teacher")
     if config.module != module:  # Importing a module runs its code.
         raise CheckpointError(
             f"{run} has a teacher of the network {config.name!r}: "
@@ -116,11 +117,10 @@ def load_transfer_set(checkpoint: str) -> Any:
             f"{checkpoint} is no work directory with a transfer set: name one that "
             "dfkd_jax.main made, such as runs/mnist/seed0."
         )
-    description = files.read_json(run).get("description")
+    description = files.read_object(run).get("description")
+    described = weights.describe(description, source=str(run))
+    names = evaluate.class_names(described)
     folder = run.parent / "transfer_set"
-    names = ()
-    if description:
-        names = evaluate.class_names(weights.Description(**description))
     return transfer_sets.open_source(folder, description, names)
 
 

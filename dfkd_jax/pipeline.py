@@ -18,9 +18,9 @@ from dfkd_jax.errors import CheckpointError, DataUnavailableError
 from dfkd_jax.methods import registry as methods
 from dfkd_jax.methods.task import Task
 from dfkd_jax.models import registry
-from dfkd_jax.reporting import figures, pages, tables
+from dfkd_jax.reporting import figures, findings, pages, tables
 from dfkd_jax.runtime import files, hosts, parallel, progress, weights, writers
-from dfkd_jax.runtime.workdir import open_workdir, versions
+from dfkd_jax.runtime.workdir import open_workdir, source, versions
 from dfkd_jax.teachers import weights as teachers
 
 
@@ -128,6 +128,8 @@ def run(
             "machine": parallel.describe(),
             "versions": versions(),
             "kind": kind_of(config),
+            "source": source(),
+            "config_sha256": files.digest(settings),
             "config": settings,
         }
         status = _evaluate(
@@ -152,16 +154,20 @@ def _check_student(student, description):
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     path = workdir / "results.json"
     split = config.data.split
-    before = files.read_json(path)["student"] if path.exists() else {}
-    if before.get(f"{split}_accuracy") is not None:
-        tables.print_summary(files.read_json(path), workdir)
-        return 0
-    if not before.get("evaluation"):  # Of the other split: kept until this one is had.
-        files.write_json(path, results)
+    before = files.read_object(path) if path.exists() else {}
+    if before:
+        _check_results(path, before, results)
+        if before["student"].get(f"{split}_accuracy") is not None:
+            tables.print_summary(before, workdir)
+            return 0
+    # Those of the other split are kept until this one is had.
+    if not before.get("student", {}).get("evaluation"):
+        _keep_results(results, workdir)
     started = time.monotonic()
     try:
         real = held_out.load(config.data, split=split, report=progress.say)
     except DataUnavailableError as error:
+        _tell_warnings(results)
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
             "evaluated. "
@@ -169,6 +175,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         )
         return error.exit_status
     if real is None:
+        _tell_warnings(results)
         progress.say(
             f"The student is made: {workdir / 'student.safetensors'}. No test set is "
             "named in config.data, so it is not evaluated."
@@ -194,7 +201,39 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         # Of a validation part, `test_accuracy` stays None: it is not one.
         results[role] |= {f"{split}_accuracy": found["accuracy"], "evaluation": found}
     stopwatch.add("evaluation", time.monotonic() - started)
+    results["test_set_sha256"] = real.sha256
     results["seconds"] = stopwatch.seconds
-    files.write_json(path, results)
+    _keep_results(results, workdir)
     tables.print_summary(results, workdir)
     return 0
+
+
+def _keep_results(results, workdir):
+    """Writes `results.json`, with what must not be missed of them."""
+    path = workdir / "results.json"
+    files.write_json(path, results, sealed=True)
+    results["warnings"] = findings.warnings(workdir)
+    files.write_json(path, results, sealed=True)
+
+
+def _tell_warnings(results):
+    for warning in results["warnings"]:
+        progress.warn(warning)
+
+
+def _check_results(path, before, results):
+    """Raises CheckpointError where `results.json` is of another run."""
+    for key in ("seed", "teacher.sha256", "student.sha256", "transfer_set_sha256"):
+        old, new = _at(before, key), _at(results, key)
+        if old != new:
+            raise CheckpointError(
+                f"{path} is of another run ({key} is {old}, not {new}): delete it, and "
+                "the same command makes it again."
+            )
+
+
+def _at(tree, key):
+    """`tree["a"]["b"]` for the key "a.b"; None where there is none."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree

@@ -283,8 +283,9 @@ def test_one_module_says_orbax(imports):
 
 
 def test_flags_are_read_by_commands_alone(imports):
-    commands = {"main", "evaluate", "inspect", "export", "report", "command_line"}
+    commands = {"main", "evaluate", "inspect", "export", "report", "verify"}
     commands |= {"sweep", "sweeps.plan", "reporting.__main__", "reporting.label_study"}
+    commands |= {"neighbours", "command_line"}
     importing = {
         m for m in imports.trees if violations(imports, [m], ["absl"], direct=True)
     }
@@ -305,6 +306,9 @@ def test_flags_are_read_by_commands_alone(imports):
         "export",
         "sweep",
         "sweeps.child",
+        "verify",
+        "neighbours",
+        "json_settings",
         "command_line",
         "errors",
         "models.registry",

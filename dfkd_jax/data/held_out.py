@@ -1,6 +1,8 @@
 """The test set of a run: a data set by name, or a file of the user's own."""
 
 import dataclasses
+import functools
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.errors import CheckpointError, ConfigError, DataUnavailableError
+from dfkd_jax.runtime import arrays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,15 @@ class HeldOutSet:
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of images and labels."""
+        total = hashlib.sha256()
+        for array in (self.images, self.labels):
+            total.update(f"{array.dtype.str}:{array.shape};".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+        return total.hexdigest()
 
     def check(self, description: Any, *, source: str) -> None:
         """Raises CheckpointError where a network has other images or fewer classes."""
@@ -94,8 +106,8 @@ def load(
 
 def _read_file(path):
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+        read = arrays.read_npz(path, ("images", "labels"))
+        images, labels = read["images"], read["labels"]
     except (OSError, ValueError, KeyError) as error:
         raise DataUnavailableError(
             f"{path} cannot be read ({error}): write it with "

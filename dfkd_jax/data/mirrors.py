@@ -72,9 +72,11 @@ def published_gzip(deflated: bytes, *, stored_name: str, mtime: int) -> bytes:
         stored_name: Name to put into the header.
         mtime: Time to put into the header, seconds.
     """
-    if deflated[:3] != b"\x1f\x8b\x08" or deflated[3] & ~8:
+    plain = deflated[:3] == b"\x1f\x8b\x08" and len(deflated) > 10
+    end = deflated.find(b"\0", 10) if plain and deflated[3] & 8 else 9
+    if not plain or deflated[3] & ~8 or end < 0:
         raise DataUnavailableError("not a gzip file with a plain header")
-    start = deflated.index(b"\0", 10) + 1 if deflated[3] & 8 else 10
+    start = end + 1
     # Magic, deflate, flag "name present", time, no extra flags, written on Unix.
     header = struct.pack("<4BI2B", 0x1F, 0x8B, 8, 8, mtime, 0, 3)
     return header + stored_name.encode() + b"\0" + deflated[start:]
@@ -218,12 +220,8 @@ def _read_members(archive: pathlib.Path | io.BytesIO) -> dict[str, bytes]:
     source = source or {"fileobj": archive}
     try:
         with tarfile.open(**source) as tar:
-            return {
-                member.name.rsplit("/", 1)[-1]: tar.extractfile(member).read()
-                for member in tar
-                if member.isfile()
-            }
-    except (tarfile.TarError, EOFError) as error:
+            return dict(raw_files.read_members(tar))
+    except raw_files.UNREADABLE as error:
         raise DataUnavailableError(f"unreadable package ({error})") from error
 
 

@@ -1,11 +1,11 @@
 """The data sets' original files: what they are, and whether a folder holds them."""
 
 import dataclasses
-import gzip
 import hashlib
 import pathlib
 import tarfile
 import zlib
+from collections.abc import Iterator
 
 from dfkd_jax.data import datasets
 from dfkd_jax.errors import DataUnavailableError
@@ -82,6 +82,10 @@ IDX_FILES = {
         ),
     },
 }
+MOST_UNPACKED = 500_000_000  # Bytes; CIFAR-10 takes 184 million.
+MOST_MEMBERS = 100_000
+# What a damaged archive raises, depending on where the damage is.
+UNREADABLE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 # The archive cannot be rebuilt bit for bit; its members can.
@@ -104,6 +108,21 @@ def sha256_of_file(path: pathlib.Path) -> str:
     """The hex digest of the file at `path`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    """Base name and content of the regular files; nothing is unpacked to disk.
+
+    Raises:
+        tarfile.ReadError: They are larger than any data set's.
+    """
+    left = MOST_UNPACKED
+    for count, member in enumerate(archive):
+        left -= member.size
+        if left < 0 or count > MOST_MEMBERS:
+            raise tarfile.ReadError("larger than any data set's archive")
+        if member.isfile():
+            yield member.name.rsplit("/", 1)[-1], archive.extractfile(member).read()
 
 
 def locate(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -156,14 +175,12 @@ def _verify_cifar10(path: pathlib.Path):
     digests = {}
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
-                base = member.name.rsplit("/", 1)[-1]
-                if member.isfile() and base in CIFAR10_MEMBER_MD5:
-                    content = archive.extractfile(member).read()
+            for base, content in read_members(archive):
+                if base in CIFAR10_MEMBER_MD5:
                     digests[base] = hashlib.md5(
                         content, usedforsecurity=False
                     ).hexdigest()
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
+    except UNREADABLE:
         digests = {}  # No archive at all, or a truncated one.
     if digests != CIFAR10_MEMBER_MD5:
         _verify_digest(path, got, CIFAR10_SHA256)

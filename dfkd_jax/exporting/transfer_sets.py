@@ -47,7 +47,7 @@ class Source:
                 f"{manifest.num_images:,} images are made. Give the command of the run "
                 "again to have the rest made."
             )
-        if damaged := transfer_set.verify():
+        if damaged := transfer_set.damaged():
             raise CheckpointError(
                 f"{transfer_set.folder}: shards {', '.join(map(str, damaged))} are "
                 "damaged. Give the command of the run again to have them made anew."
@@ -65,11 +65,9 @@ class Source:
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pixels from 0 to 1 and soft labels, shard by shard."""
-        for shard in range(self.manifest.num_shards):
-            images, labels = (
-                np.load(path, allow_pickle=False)
-                for path in self.transfer_set.paths(shard)
-            )
+        size = self.manifest.shard_size
+        for first in range(0, len(self), size):
+            images, labels = self.transfer_set.gather(np.arange(first, first + size))
             yield images * self.std + self.mean, labels
 
     def card(self) -> dict[str, Any]:
@@ -258,7 +256,7 @@ def _check_tfds(temporary, source, folder):
 def is_tfds(folder: pathlib.Path) -> bool:
     """Whether `folder` holds what `write_tfds` writes, and may be replaced."""
     card = folder / "card.json"
-    return card.is_file() and files.read_json(card).get("format") == FORMAT
+    return card.is_file() and files.read_object(card).get("format") == FORMAT
 
 
 def _differs(path, what):

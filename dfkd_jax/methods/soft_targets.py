@@ -314,7 +314,7 @@ def labels_of(
 def _keep_soft_labels(task, feature_layer):
     """Of both distributions, for the map in the report."""
     path = task.workdir / "soft_labels.npz"
-    if path.exists():
+    if soft_labels.is_whole(path):
         return
     labels = {}
     for distribution in ("gaussian", "dirichlet"):

@@ -5,7 +5,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import hosts, weights, writers
+from dfkd_jax.runtime.workdir import mark
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,13 +36,16 @@ class Task:
         """The student's variables: those in the work directory, else what `train` says.
 
         Process 0 writes the latter as `student.safetensors`.
+
+        Raises:
+            CheckpointError: The one that is there is damaged or of another run.
         """
         path = self.workdir / "student.safetensors"
         if hosts.first_says(path.exists()):
-            return weights.load(path)[0]
+            return _load(path)
         variables = train()
         if hosts.is_first():
-            weights.save(path, variables, self.description)
+            weights.save(path, variables, self.description, run=mark(self.workdir))
         return variables
 
 
@@ -55,3 +60,16 @@ class Made:
 
     variables: Any
     facts: Mapping[str, Any]
+
+
+def _load(path):
+    """What this very run has made before."""
+    again = "Delete it, and the same command makes it again from the last checkpoint."
+    try:
+        variables, _ = weights.load(path)
+        run = weights.made_by(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {again}") from error
+    if run not in ("", mark(path.parent)):
+        raise CheckpointError(f"{path} is of another run. {again}")
+    return variables

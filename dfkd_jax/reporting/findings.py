@@ -1,12 +1,15 @@
 """What a reader must not miss: results that are incomplete or degenerate."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from dfkd_jax.reporting import run_files
 from dfkd_jax.reporting.run_files import Run
 
+NOT_EVALUATED = "Not evaluated"
 LEAST_INFORMATION = 0.01  # Of log(classes), that a soft label says about its class.
 LEAST_VARIETY = 0.01  # Standard deviation over images of a pixel on the scale 0 to 1.
 
@@ -33,6 +36,17 @@ def find(run: Run) -> list[Finding]:
         *_labels(run),
         *_pictures(run),
         *_damaged(run),
+    ]
+
+
+def warnings(folder: pathlib.Path) -> list[str]:
+    """What makes the results of the run in `folder` degenerate, for `results.json`."""
+    run = run_files.read(folder)
+    found = [*_evaluated(run), *_labels(run), *_pictures(run), *_damaged(run)]
+    return [
+        f"{finding.title}. {finding.text}"
+        for finding in found
+        if finding.title != NOT_EVALUATED
     ]
 
 
@@ -93,7 +107,7 @@ def _evaluated(run):
     elif run.results and run.has_student:
         named = run.results.get("dataset")
         yield Finding(
-            "Not evaluated",
+            NOT_EVALUATED,
             "The student is made, but "
             + (
                 f"the {run.split} set {named} was not available. The same command does "

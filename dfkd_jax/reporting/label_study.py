@@ -118,14 +118,14 @@ def study(settings: Any, teacher: Any) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from dfkd_jax import pipeline
+    from dfkd_jax.methods import soft_targets
     from dfkd_jax.models import network as networks
     from dfkd_jax.reporting import projection, soft_labels
 
     targets = dataclasses.replace(settings.targets, distribution="gaussian")
-    layer = pipeline.find_feature_layer(targets, teacher)
+    layer = soft_targets.find_feature_layer(targets, teacher)
     normal = soft_labels.draw(
-        pipeline.make_targets(targets, teacher, layer),
+        soft_targets.make_targets(targets, teacher, layer),
         seed=settings.seed,
         count=NUM_DRAWS,
     )

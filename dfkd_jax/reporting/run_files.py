@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 from dfkd_jax.data import datasets
 from dfkd_jax.errors import CheckpointError, ConfigError
 from dfkd_jax.reporting import curves, images
-from dfkd_jax.runtime import files
-from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
+from dfkd_jax.runtime import arrays, files
+from dfkd_jax.synthesis.transfer_set import TransferSet
 
 # A set of any size is shown by a part that fits into memory, spread over its shards.
 MAX_SHARDS = 64
@@ -128,16 +127,16 @@ def read(folder: pathlib.Path) -> Run:
             f"{folder} is no work directory (it has no run.json): name one that "
             "dfkd_jax.main made, as in runs/mnist/seed0."
         )
-    identity = files.read_json(path)
+    identity = files.read_object(path)
     if "student" not in identity.get("config", {}):
         raise CheckpointError(
             f"{folder} is of teacher training: reports are of students. Its figures "
             "are in teacher.json."
         )
     results_path = folder / "results.json"
-    results = files.read_json(results_path) if results_path.exists() else {}
+    results = files.read_object(results_path) if results_path.exists() else {}
     seconds_path = folder / "seconds.json"
-    seconds = files.read_json(seconds_path) if seconds_path.exists() else {}
+    seconds = files.read_object(seconds_path) if seconds_path.exists() else {}
     description = identity["description"]
     origin = identity | results
     sample = _read_transfer_set(folder / "transfer_set", description)
@@ -177,8 +176,8 @@ def _read_transfer_set(folder, description):
     path = folder / "manifest.json"
     if not path.is_file():
         return None
-    manifest = Manifest(**files.read_json(path))
-    transfer_set = TransferSet(folder, manifest)
+    transfer_set = TransferSet.existing(folder)
+    manifest = transfer_set.manifest
     missing = set(transfer_set.missing())
     finished = [s for s in range(manifest.num_shards) if s not in missing]
     shards = spread(finished, MAX_SHARDS)
@@ -235,13 +234,12 @@ def _read_drawn(path, num_classes):
     if not path.is_file():
         return {}, ()
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            drawn = {
-                name: np.asarray(content[name], np.float32)[:MAX_DRAWS]
-                for name in DISTRIBUTIONS
-                if name in content.files
-            }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        read = arrays.read_npz(path, DISTRIBUTIONS, most_bytes=MAX_BYTES)
+        drawn = {
+            name: np.asarray(labels, np.float32)[:MAX_DRAWS]
+            for name, labels in read.items()
+        }
+    except (OSError, ValueError):
         return {}, (path.name,)
     if not all(
         labels.ndim == 2

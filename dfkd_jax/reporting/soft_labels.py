@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfkd_jax.runtime import files, rng
+from dfkd_jax.runtime import arrays, files, rng
 
 NUM_DRAWS = 1_000  # Of each distribution.
 BATCH_SIZE = 100  # Draws at a time: the features of a large teacher need memory.
@@ -30,6 +30,14 @@ def draw(draw_labels: Callable[[Any], Any], *, seed: int, count: int) -> np.ndar
     index = np.arange(-(-count // BATCH_SIZE) * BATCH_SIZE).reshape(-1, BATCH_SIZE)
     batches = [draw_labels(rng.per_example(root, jax.numpy.asarray(i))) for i in index]
     return np.concatenate(batches)[:count].astype(np.float32)
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether `path` holds what `save` wrote."""
+    try:
+        return bool(arrays.read_npz(path, ("gaussian", "dirichlet")))
+    except (OSError, ValueError):
+        return False
 
 
 def save(path: pathlib.Path, labels: dict[str, np.ndarray]) -> None:

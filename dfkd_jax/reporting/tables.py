@@ -55,6 +55,8 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
             if stage in seconds
         )
     )
+    for warning in results.get("warnings", ()):
+        progress.warn(warning)
     for name in (
         "results.json",
         "metrics.jsonl",

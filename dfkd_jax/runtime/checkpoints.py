@@ -13,7 +13,9 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from dfkd_jax.errors import CheckpointError, StorageError
-from dfkd_jax.runtime import files, hosts, parallel
+from dfkd_jax.runtime import files, hosts, parallel, workdir
+
+SEAL = "checksums.json"  # In the folder of a checkpoint.
 
 
 @contextlib.contextmanager
@@ -22,6 +24,7 @@ def open_checkpoints(
 ) -> Iterator[ocp.training.Checkpointer]:
     """A series of checkpoints under `folder`, at multiples of `every_steps`.
 
+    One is also saved where processes that are to be preempted agree on it (`hosts`).
     Half-written checkpoints of a killed process are removed; the newest `keep` stay.
 
     Raises:
@@ -32,8 +35,11 @@ def open_checkpoints(
         folder.mkdir(parents=True, exist_ok=True)
         checkpointer = policies.Checkpointer(
             folder.absolute(),
-            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(
-                every_steps
+            save_decision_policy=policies.save_decision_policies.AnySavePolicy(
+                [
+                    policies.save_decision_policies.FixedIntervalPolicy(every_steps),
+                    policies.save_decision_policies.PreemptionCheckpointingPolicy(),
+                ]
             ),
             preservation_policy=policies.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -71,12 +77,16 @@ def save(
         StorageError: It cannot be written; the disk is full, say.
     """
     state = parallel.of_all_processes(state, split=split)
+    path = pathlib.Path(checkpointer.directory) / str(step)
     try:
-        checkpointer.save(step, state, force=force)
+        if checkpointer.save(step, state, force=force) and hosts.is_first():
+            _seal(path)
+    except StorageError:
+        raise
     except Exception as error:  # TensorStore reports a full disk as ValueError.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StorageError(
-            f"Cannot write checkpoint {checkpointer.directory / str(step)} "
+            f"Cannot write checkpoint {path} "
             f"({reason[0][:200]}). Free some disk space; earlier checkpoints are kept "
             "and the same command goes on from there."
         ) from error
@@ -90,11 +100,15 @@ def restore_or(
     `split` as in `save`.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or of another network.
+        CheckpointError: The checkpoint is damaged, or of another network or run.
     """
     latest = checkpointer.latest
     if latest is None:
         return state
+    path = pathlib.Path(checkpointer.directory) / str(latest.step)
+    problem = problem_of(path, workdir.mark(path.parents[1]))
+    if problem := hosts.first_says(problem):
+        raise _refused(path, problem)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding
@@ -106,7 +120,6 @@ def restore_or(
             restored = checkpointer.load(latest, abstract_state=abstract)
         return parallel.of_this_process(restored, split=split)
     except Exception as error:  # Orbax, TensorStore and JAX raise kinds of their own.
-        path = checkpointer.directory / str(latest.step)
         raise _not_restored(path, error) from error
 
 
@@ -121,6 +134,8 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     """
     steps = [path for path in folder.glob("*") if path.name.isdigit()]
     path = max(steps, key=lambda path: int(path.name)) if steps else folder
+    if problem := problem_of(path):
+        raise _refused(path, problem)
     try:
         sharding = SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -148,6 +163,55 @@ def _variables(tree):
     return {"params": tree["params"]} | others | (tree.get("model_state") or {})
 
 
+def _seal(path: pathlib.Path) -> None:
+    """Syncs the files of a checkpoint and leaves their checksums beside them."""
+    with files.storage_errors(path):
+        sums = {}
+        for file in _contents(path):
+            files.sync(file)
+            sums[file.relative_to(path).as_posix()] = files.sha256(file)
+        content = {"run": workdir.mark(path.parents[1]), "files": sums}
+        files.write_json(path / SEAL, content, sealed=True)
+
+
+def problem_of(path: pathlib.Path, owner: str | None = None) -> str:
+    """What is wrong with a checkpoint by its checksums; nothing if it has none.
+
+    A process that was killed right after saving leaves a whole checkpoint without them.
+
+    Args:
+        path: Folder of the checkpoint.
+        owner: Mark of the run that wants it (`workdir.mark`), if that matters.
+    """
+    if not (path / SEAL).is_file():
+        return ""
+    try:
+        seal = files.read_object(path / SEAL)
+        sums, run = dict(seal["files"]), str(seal["run"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return f"{SEAL} is damaged"
+    if owner is not None and run and run != owner:
+        return "it is of another run"
+    found = {file.relative_to(path).as_posix(): file for file in _contents(path)}
+    for name in sorted(sums.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in sums:
+            return f"{name} does not belong to it"
+        try:
+            if files.sha256(found[name]) != sums[name]:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return ""
+
+
+def _contents(path):
+    return sorted(
+        file for file in path.rglob("*") if file.is_file() and file != path / SEAL
+    )
+
+
 @contextlib.contextmanager
 def _quiet_threads():
     """Keeps what the threads of a failed read print from the screen."""
@@ -161,7 +225,11 @@ def _quiet_threads():
 
 def _not_restored(path, error):
     reason = str(error).strip().splitlines() or [type(error).__name__]
+    return _refused(path, reason[0][:200])
+
+
+def _refused(path, reason):
     return CheckpointError(
-        f"Checkpoint {path} cannot be restored ({reason[0][:200]}). It is damaged or "
-        "of another network: delete that folder to go on from an earlier one."
+        f"Checkpoint {path} cannot be restored ({reason}). It is damaged or of another "
+        "network or run: delete that folder to go on from an earlier one."
     )

@@ -25,12 +25,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dfkd_jax.errors import ConfigError, DfkdError, ProcessError
-from dfkd_jax.runtime import progress
+from dfkd_jax.runtime import progress, stopping
 
 T = TypeVar("T")
 
 JOIN_SECONDS = 300  # To wait for processes that a cluster starts one after another.
 SILENT_SECONDS = 20  # After which a process that says nothing counts as dead.
+LEAVE_MILLISECONDS = 3_000  # For the others to be done with saving, too.
 WAIT_MILLISECONDS = 7 * 24 * 3_600_000  # Whoever is waited for is alive: see above.
 
 _index = 0
@@ -77,6 +78,22 @@ def first_says(value: Any) -> Any:
     return json.loads(_client.blocking_key_value_get(key, WAIT_MILLISECONDS))
 
 
+def must_stop(step: int) -> bool:
+    """Whether to save and leave now: SIGINT, SIGTERM or a notice of preemption came.
+
+    Of several processes all get the same answer at the same step: JAX tells the others
+    and agrees with them on the first step that none has passed.
+
+    Args:
+        step: Counts the calls; the same in every process.
+    """
+    if _count == 1:
+        return stopping.wanted()
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 def join(
     *, coordinator: str, num_processes: int | None, process_id: int | None, detect: bool
 ) -> None:
@@ -97,6 +114,7 @@ def join(
     if found is None and detect:
         found = _detected()
     if found is None or found[1] < 2:
+        stopping.watch()
         return
     address, number, place, local_device_ids = found
     _supervise(place, number)
@@ -107,8 +125,6 @@ def join(
     if place:
         progress.mute()
     progress.say(f"Waiting for {number} processes at {address}")
-    # Its handler would keep SIGTERM from ending the process.
-    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             address,
@@ -183,6 +199,11 @@ def leave(status: int) -> None:
     the process is alone or has not failed.
     """
     if _count > 1 and status not in (0, 3):
+        if status > 128:
+            # All were told to stop; whoever is first to go takes the others along.
+            with contextlib.suppress(Exception):
+                _client.wait_at_barrier("dfkd_jax/stopped", LEAVE_MILLISECONDS)
+            time.sleep(0.5 * is_first())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -227,6 +248,7 @@ def _supervise(place: int, number: int) -> None:
         _watch(child, native_read, place, number)
     os.close(alive_write)
     os.close(native_read)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent passes it on.
     # Python prints where it did; native code, JAX's above all, to the parent.
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -243,8 +265,7 @@ def _supervise(place: int, number: int) -> None:
 
 def _watch(child: int, native: int, place: int, number: int) -> NoReturn:
     """Passes on native output, but for what `_verdict` says better; then exits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The child gets and answers it.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    asked = _pass_on_signals(child)
     held: list[bytes] = []
     with os.fdopen(native, "rb") as lines:
         for line in lines:
@@ -254,12 +275,35 @@ def _watch(child: int, native: int, place: int, number: int) -> NoReturn:
                 sys.stderr.buffer.write(line)
                 sys.stderr.buffer.flush()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status < 0:
+    if status < 0 and asked:
+        print(stopping.DROPPED, file=sys.stderr)
+        sys.stderr.flush()
+        status = 128 + asked[0]
+    elif status < 0:
         told = b"".join(held).decode(errors="replace")
         print(f"ERROR: {_verdict(status, told, place, number)}", file=sys.stderr)
         sys.stderr.flush()
         status = 1
     os._exit(status)
+
+
+def _pass_on_signals(child: int) -> list[int]:
+    """Tells the child to stop, and sees to it that it does; what came so far.
+
+    In the child JAX answers SIGTERM: it has all processes save at the same step.
+    """
+    asked: list[int] = []
+
+    def ask(number, frame):
+        del frame
+        os.kill(child, signal.SIGKILL if asked else signal.SIGTERM)
+        asked.append(number)
+        signal.setitimer(signal.ITIMER_REAL, stopping.GRACE_SECONDS)
+
+    for number in stopping.SIGNALS:
+        signal.signal(number, ask)
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+    return asked
 
 
 def _verdict(status: int, told: str, place: int, number: int) -> str:

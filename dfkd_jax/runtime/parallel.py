@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -237,6 +238,21 @@ def mean(tree: Any) -> Any:
     if jax.default_backend() == "cpu":
         return unravel(jax.lax.all_gather(vector, AXIS).mean(0))
     return unravel(jax.lax.pmean(vector, AXIS))
+
+
+@jax.jit
+def _all_finite(leaves):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether arrays that are whole on every device hold neither NaN nor infinity."""
+    leaves = [
+        leaf.addressable_shards[0].data
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return not leaves or bool(_all_finite(leaves))
 
 
 def settle(outputs: Any) -> None:

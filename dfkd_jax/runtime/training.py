@@ -10,7 +10,15 @@ import jax
 import numpy as np
 
 from dfkd_jax.errors import NonFiniteError
-from dfkd_jax.runtime import checkpoints, feed, parallel, progress, writers
+from dfkd_jax.runtime import (
+    checkpoints,
+    feed,
+    hosts,
+    parallel,
+    progress,
+    stopping,
+    writers,
+)
 
 STEPS_PER_CALL = 10  # At most: a call of the devices costs a host some time.
 
@@ -50,6 +58,8 @@ def train(
 ) -> Any:
     """Runs steps 1 to `num_steps`, from the latest checkpoint on; the last state.
 
+    Asked to stop, it finishes the step, saves and raises StopRequested.
+
     Args:
         step: `step(state, constants, batch, key) -> (state, metrics)`, to be lifted
             by `parallel.data_parallel`; metrics are scalars, `loss` among them.
@@ -67,7 +77,7 @@ def train(
         stopwatch: Gets the seconds of checkpointed steps.
 
     Raises:
-        NonFiniteError: A metric became NaN or infinite.
+        NonFiniteError: A metric or a parameter became NaN or infinite.
         CheckpointError: A checkpoint cannot be restored.
         StorageError: A checkpoint or a record cannot be written.
     """
@@ -82,6 +92,7 @@ def train(
         return jax.tree.map(lambda *parts: np.stack(parts), *batches)
 
     with (
+        stopping.deferred(),
         writers.open_writer(workdir / "metrics.jsonl", stage=stage) as writer,
         checkpoints.open_checkpoints(folder, every_steps=checkpoint_every) as saved,
     ):
@@ -100,32 +111,39 @@ def train(
                 parallel.settle(metrics)
                 done = first + per_call - 1
                 last = done == num_steps
+                stop = hosts.must_stop(done)
                 log = last or done % log_every == 0
-                save = last or done % checkpoint_every == 0
+                save = last or stop or done % checkpoint_every == 0
                 if not (log or save):
                     continue
                 metrics = {name: np.asarray(each) for name, each in metrics.items()}
-                wrong = {
-                    k: each
-                    for k, each in metrics.items()
-                    if not np.isfinite(each).all()
-                }
-                if wrong:
+                if culprits := _not_finite(metrics, state):
                     raise NonFiniteError(
-                        f"{stage.capitalize()}: NaN or infinity in {', '.join(wrong)} "
-                        f"by step {done}. The last good checkpoint is kept in "
-                        f"{folder}. Lower {learning_rate_key}, in a new --workdir."
+                        f"{stage.capitalize()}: NaN or infinity in "
+                        f"{', '.join(culprits)} by "
+                        f"step {done}. The last good checkpoint is kept in {folder}. "
+                        f"Lower {learning_rate_key}, in a new --workdir."
                     )
                 scalars = {name: float(each[-1]) for name, each in metrics.items()}
                 if log:
                     writer.write_scalars(done, scalars)
                     update(done, loss=scalars["loss"])
                 if save:
-                    checkpoints.save(saved, done, state, force=last)
+                    # Orbax's own policy saves where processes were told to stop.
+                    force = last or stopping.wanted()
+                    checkpoints.save(saved, done, state, force=force)
                     stopwatch.add(stage, time.monotonic() - start)
                     start = time.monotonic()
+                if stop:
+                    stopping.leave()
     return state
 
 
-def _finite(values):
-    return np.isfinite(values).all()
+def _not_finite(metrics, state):
+    """Names of what is NaN or infinite."""
+    found = [name for name, each in metrics.items() if not np.isfinite(each).all()]
+    if not found:
+        for name in ("params", "model_state"):
+            if not parallel.all_finite(getattr(state, name, {})):
+                found.append(name)
+    return found

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +18,12 @@ from safetensors.numpy import save as serialise
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models import network as networks
-from dfkd_jax.runtime.files import atomic_write
+from dfkd_jax.runtime import files
 
 FORMAT = "dfkd_jax-1"
+MOST_HEADER_BYTES = 16 * 2**20  # Some 100,000 tensors.
+MOST_CLASSES = 1_000_000
+MOST_PIXELS = 2**28  # Numbers in an image.
 # Of safetensors, in NumPy's words; bfloat16 becomes float32.
 DTYPES = {
     "F64": "<f8",
@@ -101,14 +105,25 @@ class TrainedNetwork:
         save(pathlib.Path(path), self.variables, self.description)
 
 
-def save(path: pathlib.Path, variables: Any, description: Description) -> None:
-    """Writes `variables` and `description` atomically."""
+def save(
+    path: pathlib.Path, variables: Any, description: Description, *, run: str = ""
+) -> None:
+    """Writes `variables` and `description` atomically, with a checksum.
+
+    Args:
+        path: File to write or replace.
+        variables: Of the network.
+        description: What else has to be known of it.
+        run: Mark of the run that made it (`workdir.mark`), if it belongs to one.
+    """
     tensors = {
         name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()
     }
     # One entry: safetensors writes several in no fixed order.
-    metadata = {FORMAT: json.dumps(dataclasses.asdict(description))}
-    with atomic_write(path) as temporary:
+    fields = dataclasses.asdict(description) | {"run": run}
+    fields["sha256"] = _checksum(variables, fields)
+    metadata = {FORMAT: json.dumps(fields)}
+    with files.atomic_write(path) as temporary:
         # `save_file` reports a full disk with an error that is no OSError.
         temporary.write_bytes(serialise(tensors, metadata=metadata))
 
@@ -130,12 +145,40 @@ def described(
     Raises:
         CheckpointError: `save` did not write it, or its description is damaged.
     """
+    fields = _fields(path, metadata)
+    wanted = fields.pop("sha256", None)
+    variables = unflatten(flat, source=str(path))
+    if wanted is not None and _checksum(variables, fields) != wanted:
+        raise CheckpointError(
+            f"{path} is damaged: its content is not what was written. Fetch or make it "
+            "again."
+        )
+    fields.pop("run", None)
+    return variables, describe(fields, source=str(path))
+
+
+def made_by(path: pathlib.Path) -> str:
+    """Mark of the run that made a file of `save`; empty if that is not known."""
+    return str(_fields(path, read_tensors(path)[1]).get("run", ""))
+
+
+def _fields(path, metadata):
+    """What `save` put into the metadata."""
     if FORMAT not in metadata:
         raise CheckpointError(
             f"{path} was not written by dfkd_jax (no {FORMAT!r} in its metadata): name "
             "weights that it wrote."
         )
-    return traverse_util.unflatten_dict(flat, sep="/"), _describe(path, metadata)
+    try:
+        return dict(json.loads(metadata[FORMAT]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its description is damaged ({error})."
+        ) from error
+
+
+def _checksum(variables, fields):
+    return files.digest(fields | {"variables": digest(variables)})
 
 
 def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -148,11 +191,12 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, s
     if not path.is_file():
         raise CheckpointError(f"Weights {path} are not there: check the path.")
     try:
+        _check_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
         # `safe_open` has no bfloat16 for NumPy.
         entries = deserialize(path.read_bytes())
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}): fetch or make it "
             "again."
@@ -160,6 +204,14 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, s
     flat = {name: _tensor(entry, name, path) for name, entry in entries}
     check_finite(flat, source=str(path))
     return flat, metadata
+
+
+def _check_header(path):
+    """Before anything is made from a header: it must be of a sensible size."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER_BYTES:
+        raise ValueError(f"its header claims {size:,} bytes")
 
 
 def _tensor(entry, name, path):
@@ -181,16 +233,64 @@ def check_finite(flat: Mapping[str, np.ndarray], *, source: str) -> None:
             raise CheckpointError(f"{source}: tensor {name} holds NaN or infinity.")
 
 
-def _describe(path, metadata):
+def describe(fields: Any, *, source: str) -> Description:
+    """The description in a JSON value from a file, which may be anything.
+
+    Raises:
+        CheckpointError: It is none, or describes what cannot be.
+    """
     try:
-        fields = json.loads(metadata[FORMAT])
+        fields = dict(fields)
         for name in ("image_shape", "mean", "std"):
             fields[name] = tuple(fields[name])
-        return Description(**fields)
+        found = Description(**fields)
+        problem = _problem(found)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: its description is damaged ({error})."
-        ) from error
+        problem = str(error)
+    if problem:
+        raise CheckpointError(f"{source}: its description is damaged ({problem}).")
+    return found
+
+
+def _problem(found):
+    """What cannot be in a description that was read, or nothing."""
+    shape, numbers = found.image_shape, (*found.mean, *found.std)
+    if not (isinstance(found.network, str) and isinstance(found.dataset, str)):
+        return "names must be texts"
+    if not isinstance(found.arguments, Mapping):
+        return "arguments must be an object"
+    if type(found.num_classes) is not int or not 0 < found.num_classes <= MOST_CLASSES:
+        return f"{found.num_classes!r} classes"
+    if not all(type(size) is int and size > 0 for size in shape) or (
+        len(shape) != 3 or math.prod(shape) > MOST_PIXELS
+    ):
+        return f"images of shape {shape!r}"
+    if len(found.mean) != shape[2] or len(found.std) != shape[2]:
+        return f"mean and std must be {shape[2]} numbers each"
+    if not all(type(x) in (int, float) and abs(x) < 1e9 for x in numbers):
+        return "mean and std must be finite numbers"
+    return "" if min(found.std) > 0 else "std must be above 0"
+
+
+def unflatten(flat: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Leaves by name as a tree; the inverse of `flatten`.
+
+    Raises:
+        CheckpointError: A tensor is called like a group of others, or like nothing.
+    """
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *groups, last = name.split("/")
+        node: Any = tree
+        for group in groups:
+            node = node.setdefault(group, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last in node or not all((*groups, last)):
+            raise CheckpointError(
+                f"{source}: tensor {name!r} has no place among the others: fetch or "
+                "make the file again."
+            )
+        node[last] = leaf
+    return tree
 
 
 def flatten(variables: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A work directory belongs to one run: one config, one teacher."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import pathlib
 import secrets
@@ -34,9 +35,9 @@ def open_workdir(folder: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[
     path = folder / "run.json"
     with files.lock(folder) if hosts.is_first() else contextlib.nullcontext():
         if hosts.is_first() and not path.exists():
-            files.write_json(path, identity)
+            files.write_json(path, identity, sealed=True)
         _meet_in(folder)
-        differences = compare(files.read_json(path), identity)
+        differences = compare(files.read_object(path), identity)
         if differences:
             more = len(differences) - 5
             raise CheckpointError(
@@ -68,6 +69,12 @@ def _meet_in(folder):
     hosts.barrier()
 
 
+def mark(folder: pathlib.Path) -> str:
+    """What tells the files of the run in `folder` from another's; empty without one."""
+    path = folder / "run.json"
+    return files.sha256(path) if path.is_file() else ""
+
+
 def compare(old: Any, new: Any, path: str = "") -> list[str]:
     """What differs between two JSON values, a phrase a leaf."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -81,6 +88,42 @@ def compare(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(new, tuple):
         new = list(new)
     return [] if old == new else [f"{path} was {old!r} and is now {new!r}"]
+
+
+def source() -> dict[str, str]:
+    """What code this is: a digest of it and, in a clone, the commit that is out."""
+    package = pathlib.Path(__file__).parents[1]
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        total.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        total.update(path.read_bytes() + b"\0")
+    return {"sha256": total.hexdigest(), "commit": _commit(package.parent)}
+
+
+def _commit(root):
+    """Of a Git clone, read without Git; empty where there is none."""
+    try:
+        git = root / ".git"
+        if git.is_file():  # A worktree: "gitdir: …".
+            git = root / git.read_text().split(":", 1)[1].strip()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        common = git / "commondir"
+        for folder in (
+            git,
+            git / common.read_text().strip() if common.exists() else git,
+        ):
+            if (folder / name).is_file():
+                return (folder / name).read_text().strip()
+            packed = folder / "packed-refs"
+            for line in packed.read_text().splitlines() if packed.is_file() else ():
+                if line.endswith(f" {name}"):
+                    return line.split()[0]
+    except (OSError, IndexError, UnicodeDecodeError):
+        pass
+    return ""
 
 
 def versions() -> dict[str, str]:

@@ -7,8 +7,14 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import hosts
-from dfkd_jax.runtime.files import ends_with_newline, storage_errors, write_json
+from dfkd_jax.runtime.files import (
+    ends_with_newline,
+    read_json,
+    storage_errors,
+    write_json,
+)
 
 
 class MetricWriter:
@@ -73,8 +79,12 @@ class Stopwatch:
     def __init__(self, path: pathlib.Path):
         self._path = path
         self.seconds: dict[str, float] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self.seconds = json.loads(path.read_text())
+        # Nothing depends on it: what cannot be read is counted anew.
+        with contextlib.suppress(
+            CheckpointError, AttributeError, TypeError, ValueError
+        ):
+            found = read_json(path)
+            self.seconds = {str(name): float(value) for name, value in found.items()}
 
     def add(self, stage: str, seconds: float) -> None:
         """Adds to a stage and keeps the sum on disk."""

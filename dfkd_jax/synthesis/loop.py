@@ -4,6 +4,7 @@ Of several processes each makes the batches of its own devices; they meet for
 checkpoints and at the end.
 """
 
+import itertools
 import math
 import pathlib
 import time
@@ -17,7 +18,15 @@ from flax import linen as nn
 
 from dfkd_jax.config import SynthesisConfig
 from dfkd_jax.errors import CheckpointError, NonFiniteError
-from dfkd_jax.runtime import checkpoints, hosts, parallel, progress, rng, writers
+from dfkd_jax.runtime import (
+    checkpoints,
+    hosts,
+    parallel,
+    progress,
+    rng,
+    stopping,
+    writers,
+)
 from dfkd_jax.synthesis import parameterisation as parameterisations
 from dfkd_jax.synthesis import step as steps
 from dfkd_jax.synthesis.transfer_set import TransferSet
@@ -59,7 +68,8 @@ def synthesise(
     """Makes every shard that `transfer_set` misses.
 
     Image i depends on (teacher, settings, seed, i) alone: neither on the number of
-    devices nor on when the run was interrupted.
+    devices nor on when the run was interrupted. Asked to stop, it finishes the call of
+    the devices, saves the batch under way and raises StopRequested.
 
     Args:
         config: Settings of synthesis.
@@ -75,7 +85,7 @@ def synthesise(
         stopwatch: Gets the seconds of finished rounds.
 
     Raises:
-        NonFiniteError: A loss or an image became NaN or infinite.
+        NonFiniteError: A soft label, a loss or an image became NaN or infinite.
         StorageError: A shard or checkpoint cannot be written.
     """
     manifest = transfer_set.manifest
@@ -111,37 +121,51 @@ def synthesise(
 
     cadence = _Cadence(config.checkpoint_seconds)
 
-    def make_round(shards, checkpointer):
+    def make_round(shards, checkpointer, count):
         """Images, soft labels and metrics of one shard a device of this process.
 
         Metrics are `[devices, steps]`, of the steps that were made here; there are none
-        where images are left as they start.
+        where images are left as they start. Last, whether to stop when they are kept.
         """
         first_index = np.asarray(hosts.own_part(shards))[:, None] * manifest.shard_size
         index = first_index + np.arange(manifest.shard_size)
         index = parallel.put_split(index)
         labels = draw(key, index)
+        drawn = np.asarray(labels)
+        if not np.isfinite(drawn).all():
+            raise _non_finite(shards, 0, "a soft label")
         state = _resume(checkpointer, shards, init(key, index))
         begun = int(np.asarray(state.step)[0])
         history = []
+        # Without steps, a stop can only be asked about here.
+        done, stop = begun, not config.num_steps and hosts.must_stop(next(count))
         for done in range(begun, config.num_steps, config.steps_per_call):
             started = time.monotonic()
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, variables, labels, key)
             done += config.steps_per_call
             history.append(metrics)
-            if cadence.due(len(history), metrics, started) and done < config.num_steps:
+            # With more calls waiting than one, a stop would have to wait for them.
+            jax.block_until_ready(history[-2:-1])
+            due = cadence.due(len(history), metrics, started)
+            stop = hosts.must_stop(calls := next(count))
+            if (due or stop) and done < config.num_steps:
                 _fetch(history, shards, begun)
-                _save(checkpointer, shards, state)
+                _save(checkpointer, calls, shards, state)
+            if stop:
+                break
+        if done < config.num_steps:
+            stopping.leave()
         metrics = _fetch(history, shards, begun)
         images = np.asarray(render(key, state.params))
         if not np.isfinite(images).all():
             raise _non_finite(shards, config.num_steps, "an image")
-        return images, np.asarray(labels), metrics
+        return images, drawn, metrics, stop
 
     missing = transfer_set.missing()
     devices = parallel.device_count()
     with (
+        stopping.deferred(),
         writers.open_writer(workdir / "metrics.jsonl", stage="synthesis") as writer,
         checkpoints.open_checkpoints(workdir / "synthesis", keep=1) as checkpointer,
         progress.track(
@@ -151,12 +175,14 @@ def synthesise(
             unit="images",
         ) as update,
     ):
+        latest = checkpointer.latest
+        count = itertools.count(latest.step + 1 if latest else 1)  # Calls.
         for first in range(0, len(missing), devices):
             start = time.monotonic()
             shards = missing[first : first + devices]
             # Where fewer shards than devices are left, the rest repeats the last one.
             padded = shards + shards[-1:] * (devices - len(shards))
-            images, labels, metrics = make_round(padded, checkpointer)
+            images, labels, metrics, stop = make_round(padded, checkpointer, count)
             for place, position in enumerate(hosts.own_part(range(devices))):
                 if position < len(shards):
                     transfer_set.add(shards[position], images[place], labels[place])
@@ -169,6 +195,8 @@ def synthesise(
             stopwatch.add("synthesis", time.monotonic() - start)
             shown = [name for name in ("cross_entropy",) if name in scalars]
             update(made, **{name: scalars[name] for name in shown})
+            if stop:
+                stopping.leave()
     transfer_set.refresh()
 
 
@@ -219,11 +247,10 @@ def _write_steps(workdir, num_steps, metrics):
             )
 
 
-def _save(checkpointer, shards, state):
-    latest = checkpointer.latest
+def _save(checkpointer, number, shards, state):
     checkpoints.save(
         checkpointer,
-        latest.step + 1 if latest else 1,
+        number,
         {"shards": _on_every_device(shards), "images": state},
         split=True,
     )

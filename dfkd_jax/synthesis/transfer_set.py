@@ -6,16 +6,18 @@
     labels-00000.npy    [shard_size, classes], float32
 
 A shard is written whole before its line is; what a killed process left behind has no
-line and is made again. Of several processes each writes lines to a file of its own
-(`shards-0001.jsonl`), and process 0 puts them together when it verifies the set.
-Reading fetches the rows of a batch and nothing else, so memory does not grow with the
-set.
+line and is made again. The manifest carries its own checksum, and each line the digest
+of the manifest that its shard was made for: shards of another set do not count. Of
+several processes each writes lines to a file of its own (`shards-0001.jsonl`), and
+process 0 puts them together when it verifies the set. Reading fetches the rows of a
+batch and nothing else, so memory does not grow with the set.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import resource
@@ -29,6 +31,10 @@ from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import files, hosts
 
 FORMAT = "dfkd_jax-transfer-set-1"
+SUMS = ("images_sha256", "labels_sha256")
+MOST_LINE = 1_000  # Characters.
+MOST_SHARDS = 1_000_000
+MOST_NUMBERS = 2**32  # In a shard.
 # Half of what the system lets a process have open, which is often 1,024.
 OPEN_FILES = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4_096)
 
@@ -62,6 +68,18 @@ class Manifest:
         """Shards when finished."""
         return self.num_images // self.shard_size
 
+    def problem(self) -> str:
+        """What no set can be that was read from a file, or nothing."""
+        sizes = (self.num_images, self.shard_size, self.num_classes, *self.image_shape)
+        if not all(type(size) is int and size > 0 for size in sizes):
+            return "sizes must be whole numbers above 0"
+        if self.format != FORMAT or len(self.image_shape) != 3:
+            return f"format {self.format!r}, image_shape {list(self.image_shape)}"
+        if self.num_images % self.shard_size or self.num_shards > MOST_SHARDS:
+            return f"{self.num_images} images in shards of {self.shard_size}"
+        numbers = self.shard_size * max(math.prod(self.image_shape), self.num_classes)
+        return f"{numbers} numbers in a shard" if numbers > MOST_NUMBERS else ""
+
 
 class TransferSet:
     """A transfer set that is being made or read, by one thread at a time."""
@@ -83,13 +101,14 @@ class TransferSet:
         path = folder / "manifest.json"
         wanted = json.loads(json.dumps(dataclasses.asdict(manifest)))
         if path.exists():
-            if files.read_json(path) != wanted:
+            if files.read_object(path) != wanted:
                 raise CheckpointError(
                     f"{path} belongs to another teacher or other settings: choose "
                     "another --workdir, or delete that folder."
                 )
         elif hosts.is_first():
-            files.write_json(path, wanted)
+            files.write_json(path, wanted, sealed=True)
+        self._set = files.digest(wanted)
         self._shards = self._read_index()
 
     @classmethod
@@ -100,26 +119,40 @@ class TransferSet:
             CheckpointError: There is none, or its manifest is damaged.
         """
         path = folder / "manifest.json"
-        found = files.read_json(path)
+        found = files.read_object(path)
         try:
-            return cls(folder, Manifest(**found))
-        except TypeError as error:
-            raise CheckpointError(f"{path} is damaged ({error}).") from error
+            manifest = Manifest(**found)
+            problem = manifest.problem()
+        except (TypeError, ValueError) as error:
+            problem = str(error)
+        if problem:
+            raise CheckpointError(f"{path} is damaged ({problem}): name another.")
+        return cls(folder, manifest)
 
     def _read_index(self) -> dict[int, dict[str, Any]]:
         shards = {}
         for index in sorted(self.folder.glob("shards*.jsonl")):
-            for line in index.read_text().splitlines():
-                try:
-                    record = json.loads(line)
+            for line in _lines(index):
+                record = self._record(line)
+                if record:
                     shards[record["shard"]] = record
-                except (ValueError, KeyError, TypeError):
-                    continue  # The line that a killed process was writing.
         return {
             shard: record
             for shard, record in sorted(shards.items())
-            if all(path.is_file() for path in self.paths(shard))
+            if all(_is_plain_file(path) for path in self.paths(shard))
         }
+
+    def _record(self, line):
+        """What a line says of a shard; nothing where a killed process wrote it."""
+        try:
+            record = json.loads(line)
+            shard, sums = record["shard"], (record[key] for key in SUMS)
+            known = type(shard) is int and 0 <= shard < self.manifest.num_shards
+            whole = known and all(isinstance(value, str) for value in sums)
+            # Sets of before this digest was written have none.
+            return record if whole and record.get("set", self._set) == self._set else {}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {}
 
     def paths(self, shard: int) -> tuple[pathlib.Path, pathlib.Path]:
         """Files of a shard: images, labels."""
@@ -148,7 +181,8 @@ class TransferSet:
             with files.atomic_write(path) as temporary:
                 temporary.write_bytes(content)
             sums.append(hashlib.sha256(content).hexdigest())
-        record = {"shard": shard, "images_sha256": sums[0], "labels_sha256": sums[1]}
+        record = {"shard": shard, "set": self._set}
+        record |= dict(zip(SUMS, sums, strict=True))
         with files.storage_errors(self._index):
             # A newline first ends a line that a killed process left unfinished.
             start = "" if files.ends_with_newline(self._index) else "\n"
@@ -169,14 +203,21 @@ class TransferSet:
         """
         damaged = []
         if hosts.is_first():
-            for shard, record in list(self._shards.items()):
-                sums = [files.sha256(path) for path in self.paths(shard)]
-                if sums != [record["images_sha256"], record["labels_sha256"]]:
-                    damaged.append(shard)
-                    del self._shards[shard]
+            damaged = self.damaged()
+            for shard in damaged:
+                del self._shards[shard]
             self._put_index_together()
         self.refresh()
         return damaged
+
+    def damaged(self) -> list[int]:
+        """Shards that are not what was written; changes nothing."""
+        return [
+            shard
+            for shard, record in self._shards.items()
+            if [_sha256(path) for path in self.paths(shard)]
+            != [record[key] for key in SUMS]
+        ]
 
     def _put_index_together(self):
         with files.atomic_write(self._index) as temporary:
@@ -197,7 +238,7 @@ class TransferSet:
         total = hashlib.sha256()
         for shard in sorted(self._shards):
             record = self._shards[shard]
-            total.update((record["images_sha256"] + record["labels_sha256"]).encode())
+            total.update("".join(record[key] for key in SUMS).encode())
         return total.hexdigest()
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,12 +285,38 @@ class TransferSet:
         if key not in self._open:
             while len(self._open) >= OPEN_FILES:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[key] = os.open(self.paths(shard)[number], os.O_RDONLY)
+            self._open[key] = os.open(
+                self.paths(shard)[number], os.O_RDONLY | os.O_NOFOLLOW
+            )
         return self._open[key]
 
     def close(self) -> None:
         """Closes the files that `gather` opened; reading opens them again."""
         _close(self._open)
+
+
+def _lines(path):
+    """Lines of an index, some 300 bytes each; longer ones are cut, and so are none."""
+    if not _is_plain_file(path):
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for _ in range(2 * MOST_SHARDS):
+            line = file.readline(MOST_LINE)
+            if not line:
+                return
+            yield line
+
+
+def _is_plain_file(path):
+    """Whether it is a file of the set, not a link to one elsewhere."""
+    return path.is_file() and not path.is_symlink()
+
+
+def _sha256(path):
+    try:
+        return files.sha256(path)
+    except OSError:
+        return ""  # A bad block of the disk, say.
 
 
 def _close(files_by_key):

@@ -95,11 +95,12 @@ def read(path: pathlib.Path) -> LayerMapping:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
             raise ValueError(f"{name!r} is there twice")
-    return dict(pairs)
+        found[name] = value
+    return found
 
 
 def parse(values: Any, *, origin: str) -> LayerMapping:

@@ -20,7 +20,7 @@ from dfkd_jax.runtime import (
     weights,
     writers,
 )
-from dfkd_jax.runtime.workdir import open_workdir, versions
+from dfkd_jax.runtime.workdir import mark, open_workdir, source, versions
 from dfkd_jax.teachers import train as training
 
 
@@ -49,7 +49,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
     with open_workdir(workdir, identity):
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
         path = workdir / "teacher.safetensors"
-        if hosts.first_says(path.with_suffix(".json").exists()):
+        if hosts.first_says(_is_finished(path)):
             progress.say(f"Finished before: {path}")
             return 0
 
@@ -82,7 +82,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
-        weights.save(path, variables, description)
+        weights.save(path, variables, description, run=mark(workdir))
         started = time.monotonic()
         found = {}
         for split in ("validation", "test"):
@@ -116,9 +116,23 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             "command": command,
             "machine": parallel.describe(),
             "versions": versions(),
+            "source": source(),
+            "config_sha256": files.digest(settings),
             "config": settings,
         }
-        files.write_json(path.with_suffix(".json"), manifest)
+        files.write_json(path.with_suffix(".json"), manifest, sealed=True)
         progress.say(evaluation.table(found["test"]))
         progress.say(f"  {path}\n  {path.with_suffix('.json')}")
         return hosts.first_says(0)
+
+
+def _is_finished(path):
+    """Whether the manifest is there and the weights are those that it describes."""
+    manifest_path = path.with_suffix(".json")
+    if not manifest_path.exists():
+        return False
+    wanted = files.read_object(manifest_path).get("file_sha256")
+    if path.is_file() and files.sha256(path) == wanted:
+        return True
+    progress.warn(f"{path} is missing or damaged: making it again.")
+    return False

@@ -9,6 +9,7 @@ import math
 import pathlib
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ TENSORS = {
 # Batch normalisation counts its batches; nothing here needs that.
 UNUSED = "num_batches_tracked"
 MOST_PROBLEMS = 8
+MOST_ENTRIES = 100_000
 
 
 def load(
@@ -113,6 +115,7 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
             "safetensors.torch.save_file."
         ) from error
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What matters is in the errors below.
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -123,7 +126,7 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
             "in PyTorch and save model.state_dict() with torch.save or "
             "safetensors.torch.save_file."
         ) from error
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # PyTorch raises nearly anything on damaged files.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path} is damaged or no file of torch.save ({reason}): fetch or make it "
@@ -158,10 +161,29 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
                 f"{path}: tensor {name} is sparse, quantised or complex: save it as "
                 "dense float32."
             )
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:
+            raise CheckpointError(
+                f"{path}: tensor {name} of shape {list(tensor.shape)} is larger than "
+                "the file: save its contiguous() copy."
+            )
         if tensor.is_floating_point():
             tensor = tensor.float()  # NumPy has no bfloat16.
         arrays[name] = tensor.detach().numpy()
     return arrays
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """Raises ValueError for an archive that grows when it is read."""
+    if not zipfile.is_zipfile(path):
+        return  # As PyTorch wrote before 1.6.
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if len(entries) > MOST_ENTRIES:
+        raise ValueError(f"{len(entries):,} files inside")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("compressed, which torch.save never does")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its files overlap")
 
 
 def convert(

@@ -5,6 +5,7 @@ import pathlib
 from importlib import resources
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from dfkd_jax.config import NetworkConfig
@@ -60,6 +61,7 @@ def load(config: NetworkConfig, *, dataset: str = "") -> weights.TrainedNetwork:
         arguments=description.arguments,
     )
     weights.check_fits(module, variables, description, source=str(path))
+    _check_variances(variables, source=str(path))
     return weights.TrainedNetwork(
         module=module, variables=variables, description=description
     )
@@ -112,17 +114,30 @@ def _read(path, config, dataset):
             f"{path} is of no kind that is known: name a .safetensors file, a state "
             f"dict of PyTorch ({', '.join(PYTORCH)}) or a folder of Orbax checkpoints."
         )
-    return jax.tree.map(lambda leaf: leaf.astype("float32"), variables), description
+    with np.errstate(over="ignore"):  # Found out below.
+        variables = jax.tree.map(lambda leaf: leaf.astype("float32"), variables)
+    weights.check_finite(weights.flatten(variables), source=str(path))
+    return variables, description
 
 
 def _check_manifest(path):
     manifest_path = path.with_suffix(".json")
-    manifest = files.read_json(manifest_path) if manifest_path.exists() else {}
+    manifest = files.read_object(manifest_path) if manifest_path.exists() else {}
     if manifest and manifest.get("file_sha256") != files.sha256(path):
         raise CheckpointError(
             f"{path} is not the file that {manifest_path.name} describes (its SHA-256 "
             "differs): install the package, or make the teacher, again."
         )
+
+
+def _check_variances(variables, *, source):
+    """Raises CheckpointError for a running variance whose root would be NaN."""
+    for name, leaf in weights.flatten(variables.get("batch_stats", {})).items():
+        if name.endswith("var") and leaf.min(initial=0) < 0:
+            raise CheckpointError(
+                f"{source}: tensor batch_stats/{name} holds a negative variance: fetch "
+                "or train the weights again."
+            )
 
 
 def _as_linen(tensors, expected):

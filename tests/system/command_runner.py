@@ -42,11 +42,15 @@ class Command:
 
     @property
     def stdout(self) -> str:
-        return (self._folder / "stdout").read_text()
+        return self._read("stdout")
 
     @property
     def stderr(self) -> str:
-        return (self._folder / "stderr").read_text()
+        return self._read("stderr")
+
+    def _read(self, name):
+        path = self._folder / name  # Made when the process has begun.
+        return path.read_text() if path.exists() else ""
 
     @property
     def running(self) -> bool:

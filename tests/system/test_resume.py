@@ -135,15 +135,69 @@ def test_damaged_shards_are_made_again_and_nothing_else(
     assert fingerprint(workdir_copy) == fingerprint(finished_workdir)
 
 
-def test_interrupted_by_the_user(lab, finished_workdir, tmp_path):
+def _stop_when(command, condition, number):
+    """Sends a signal as soon as `condition` holds; seconds until the end, status."""
+    while not condition():
+        assert command.running, command.stdout + command.stderr
+        time.sleep(0.002)
+    os.kill(command.pid, number)
+    started = time.monotonic()
+    status = command.wait()
+    return time.monotonic() - started, status
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "number"),
+    [
+        (
+            "synthesis",
+            {"synthesis__num_steps": 200, "synthesis__num_images": 20},
+            signal.SIGTERM,
+        ),
+        ("student", {"distillation__num_steps": 100}, signal.SIGINT),
+    ],
+    ids=["SIGTERM in synthesis", "SIGINT in distillation"],
+)
+def test_stopped_in_order(lab, tmp_path, stage, changes, number):
+    """The step is finished and saved, though no checkpoint was due."""
+    changes |= {"distillation__checkpoint_every": 10_000}
+    workdir, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    arguments = lab.arguments(workdir, **changes)
+    command = lab.runner.call(_run_and_tell_steps, arguments)
+    seconds, status = _stop_when(
+        command, lambda: len(_steps(command, f"{stage}-step")) >= 5, number
+    )
+    assert status == 128 + number, command.stderr
+    assert seconds < 10
+    told = command.stderr.splitlines()
+    assert told[-2].startswith("Stopping: ")
+    name = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}[number]
+    assert told[-1].startswith(f"{name}. The same command goes on from here: python ")
+    assert "-m dfkd_jax.main --config=" in told[-1]
+    assert "Traceback" not in command.stderr
+
+    made = _steps(command, f"{stage}-step")
+    size = 2 if stage == "synthesis" else 1  # Steps in a call of the devices.
+    assert len(checkpoint_steps(workdir / stage)) == 1
+    again = lab.runner.call(_run_and_tell_steps, arguments)
+    assert again.wait() == 3, again.stderr
+    assert _steps(again, f"{stage}-step")[0] == made[-1] + size
+    lab.finish(undisturbed, **changes)
+    assert fingerprint(workdir) == fingerprint(undisturbed)
+
+
+def test_a_second_signal_stops_at_once(lab, tmp_path):
     workdir = tmp_path / "run"
-    command = lab.start(workdir)
-    while not shards(workdir):
+    changes = {"synthesis__num_steps": 60_000, "synthesis__steps_per_call": 60_000}
+    command = lab.start(workdir, **changes)  # One call that takes minutes.
+    while "Synthesis" not in command.stdout:
         assert command.running, command.stderr
         time.sleep(0.01)
-    os.kill(command.pid, signal.SIGINT)
-    assert command.wait() == 130
-    assert "Interrupted. The same command goes on from here." in command.stderr
-    assert "Traceback" not in command.stderr
-    lab.finish(workdir)
-    assert fingerprint(workdir) == fingerprint(finished_workdir)
+    time.sleep(2)  # The devices are busy.
+    os.kill(command.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    started = time.monotonic()
+    os.kill(command.pid, signal.SIGTERM)
+    assert command.wait() == 143
+    assert time.monotonic() - started < 2
+    assert not shards(workdir)

@@ -1,0 +1,122 @@
+"""Signals of small programs; those of whole runs are in `system/test_resume.py`."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dfkd_jax.runtime import stopping
+
+PROGRAM = """
+import hashlib, sys, time
+from dfkd_jax.runtime import stopping
+
+def native(iterations):
+    # Native code, which no Python signal handler interrupts.
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", iterations)
+
+stopping.GRACE_SECONDS = 1.0
+stopping.install()
+stopping.watch()
+try:
+    {body}
+except stopping.StopRequested as request:
+    print(request.name, flush=True)
+    sys.exit(request.status)
+"""
+NAMES = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
+FOREVER = 10**9  # Minutes.
+
+
+def start(body):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", list(NAMES))
+def test_the_first_signal_unwinds(number):
+    process = start(
+        """
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up")
+"""
+    )
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert out.split("\n") == ["cleaned up", NAMES[number], ""]
+    assert (process.returncode, err) == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", list(NAMES))
+def test_a_loop_saves_before_it_leaves(number):
+    process = start(
+        """
+    with stopping.deferred():
+        print("ready", flush=True)
+        while not stopping.wanted():
+            time.sleep(0.01)
+        print("saved")
+    print("never")
+"""
+    )
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert out.split("\n") == ["saved", NAMES[number], ""]
+    assert process.returncode == 128 + number
+    assert err.startswith("Stopping: ")
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_second_signal_ends_at_once(deferred):
+    body = f"native({FOREVER})"
+    process = start(f"with stopping.deferred(): {body}" if deferred else body)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        time.sleep(0.2)
+    process.communicate(timeout=0.7)  # Before its time is up.
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_time_is_limited():
+    process = start(f"with stopping.deferred(): native({FOREVER})")
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert 0.9 < time.monotonic() - started < 10
+    assert stopping.DROPPED in err
+
+
+def test_a_command_that_is_done_is_not_stopped():
+    process = start(
+        """
+    stopping.finish()
+    print("ready", flush=True)
+    time.sleep(0.5)
+    print("done")
+"""
+    )
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "done\n", "")
+
+
+def test_without_a_command_nothing_changes():
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    stopping.watch()
+    with stopping.deferred():
+        assert not stopping.wanted()
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+    assert stopping._wakeup is None
