@@ -24,7 +24,9 @@ READERS = {
     "inspect",
     "main",
     "pipeline",
+    "sweep",
     "teachers.pipeline",
+    "verify",
     REAL_DATA,
 }
 DEVICES = {

@@ -116,7 +116,7 @@ def _train(task, modules, step, *, optimizers):
     }
     places = np.asarray(hosts.own_part(np.arange(config.batch_size)), np.int32)
     return training.train(
-        parallel.data_parallel(step),
+        step,
         state=steps.GameState(step=jnp.zeros((), jnp.int32), **states),
         constants=task.teacher.variables,
         key=rng.stream(root, "steps"),
