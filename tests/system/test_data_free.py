@@ -74,8 +74,8 @@ def _is_small(results, workdir):
     assert results["student"]["parameters"] == 15_738
 
 
-def _saw_five_batches_a_step(results, workdir):
-    assert results["num_pseudo_samples"] == 20 * 8 * 5
+def _saw_two_batches_a_step(results, workdir):
+    assert results["num_pseudo_samples"] == 20 * 8 * 2
 
 
 def _asked_for_no_more(results, workdir):
@@ -91,7 +91,7 @@ def _asked_for_no_more(results, workdir):
         ("zskd", _fills_the_pixel_range),
         ("noise", _is_white_noise),
         ("dafl", _asked_for_no_more),
-        ("dfad", _saw_five_batches_a_step),
+        ("dfad", _saw_two_batches_a_step),
     ],
 )
 def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path, variant, check):

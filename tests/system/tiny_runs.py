@@ -39,7 +39,7 @@ TINY_GENERATED = {
 def tiny(variant: str) -> dict[str, Any]:
     """Settings of configs/mnist.py that make a variant tiny."""
     if variant in ("dafl", "dfad"):
-        return TINY_GENERATED
+        return TINY_GENERATED | ({"student_steps": 2} if variant == "dfad" else {})
     parts = {"kd": ("distillation",), "labels": ("distillation",)}
     parts |= {"few_shot": ("distillation",), "noise": ("distillation", "synthesis")}
     kept = ("cpu_devices", *parts.get(variant, ("distillation", "synthesis")))
