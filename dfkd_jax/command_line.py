@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
 from dfkd_jax.runtime import hosts, stopping
 
-
 # A config file that reads JSON; executed like the others, not imported here.
 JSON_READER = pathlib.Path(__file__).with_name("json_settings.py")
 
