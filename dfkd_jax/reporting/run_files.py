@@ -11,6 +11,7 @@ from dfkd_jax.data import datasets
 from dfkd_jax.errors import CheckpointError, ConfigError
 from dfkd_jax.reporting import curves, images
 from dfkd_jax.runtime import arrays, files
+from dfkd_jax.runtime.descriptions import describe
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
 # A set of any size is shown by a part that fits into memory, spread over its shards.
@@ -60,6 +61,7 @@ class Run:
         curves: Of `metrics.jsonl`.
         sample: Of the transfer set; None where there is none yet.
         drawn: Soft labels by distribution, `[n, classes]`; empty where not stored.
+        neighbours: Of `neighbours.json`, how near real images are; empty if not known.
         has_student: Whether distillation is finished.
         damaged: Names of other files that could not be read.
     """
@@ -76,6 +78,7 @@ class Run:
     curves: tuple[curves.Curve, ...]
     sample: Sample | None
     drawn: Mapping[str, np.ndarray]
+    neighbours: Mapping[str, Any]
     has_student: bool
     damaged: tuple[str, ...]
 
@@ -128,6 +131,17 @@ def read(folder: pathlib.Path) -> Run:
             "dfkd_jax.main made, as in runs/mnist/seed0."
         )
     identity = files.read_object(path)
+    try:
+        return _read(folder, identity)
+    # Records of a stranger's may hold anything.
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: run.json or results.json is not as dfkd_jax.main writes it "
+            f"({type(error).__name__}: {error}): name another work directory."
+        ) from error
+
+
+def _read(folder, identity):
     if "student" not in identity.get("config", {}):
         raise CheckpointError(
             f"{folder} is of teacher training: reports are of students. Its figures "
@@ -139,8 +153,10 @@ def read(folder: pathlib.Path) -> Run:
     seconds = files.read_object(seconds_path) if seconds_path.exists() else {}
     description = identity["description"]
     origin = identity | results
+    describe(description, source=str(folder / "run.json"))
     sample = _read_transfer_set(folder / "transfer_set", description)
     drawn, damaged = _read_drawn(folder / "soft_labels.npz", description["num_classes"])
+    neighbours, unread = _read_neighbours(folder / "neighbours.json")
     return Run(
         folder=folder,
         config=identity["config"],
@@ -154,8 +170,9 @@ def read(folder: pathlib.Path) -> Run:
         curves=tuple(curves.read(folder / "metrics.jsonl")),
         sample=sample,
         drawn=drawn,
+        neighbours=neighbours,
         has_student=(folder / "student.safetensors").is_file(),
-        damaged=(*(sample.damaged if sample else ()), *damaged),
+        damaged=(*(sample.damaged if sample else ()), *damaged, *unread),
     )
 
 
@@ -228,6 +245,26 @@ def spread(values: Sequence[Any], count: int) -> list[Any]:
     """At most `count` of `values`, evenly spread from the first to the last."""
     places = np.linspace(0, len(values) - 1, min(count, len(values))).round()
     return [values[int(place)] for place in places]
+
+
+def _read_neighbours(path):
+    if not path.is_file():
+        return {}, ()
+    try:
+        found = files.read_object(path)
+        rows = {
+            key: [float(value) for value in found[key]]
+            for key in ("quantiles", "pseudo_samples", "held_out_images")
+        }
+        counts = {
+            key: int(found[key])
+            for key in ("num_training_images", "num_nearer_than_near", "num_equal")
+        }
+        if len(set(map(len, rows.values()))) == 1:
+            return {"dataset": str(found["dataset"])} | rows | counts, ()
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        pass
+    return {}, (path.name,)
 
 
 def _read_drawn(path, num_classes):
