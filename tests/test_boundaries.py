@@ -23,6 +23,7 @@ READERS = {
     "exporting",
     "inspect",
     "main",
+    "neighbours",
     "pipeline",
     "sweep",
     "teachers.pipeline",
