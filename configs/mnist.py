@@ -54,12 +54,13 @@ def get_config(variant: str = "default") -> ConfigDict:
 def _recipe(config: ConfigDict) -> None:
     config.targets.feature_layer = "dense_2"
     config.targets.sigma = 4.0
+    config.targets.candidates = 64
     _synthesis(config.synthesis)
     _distillation(config.distillation)
 
 
 def _synthesis(synthesis: ConfigDict) -> None:
-    synthesis.num_images = 24_000
+    synthesis.num_images = 40_000
     synthesis.images_per_device = 100
     synthesis.num_steps = 100
     synthesis.steps_per_call = 50
@@ -75,17 +76,17 @@ def _synthesis(synthesis: ConfigDict) -> None:
 
 
 def _distillation(distillation: ConfigDict) -> None:
-    distillation.num_steps = 20_000
+    distillation.num_steps = 40_000
     distillation.batch_size = 128
     distillation.learning_rate = 4e-3
     distillation.warmup_steps = 200
     distillation.loss = "hinton"
-    distillation.temperature = 4.0
+    distillation.temperature = 8.0
     distillation.mixup = 0.4
     distillation.cutmix = 0.3
     distillation.shift = 1.0
-    distillation.affine = 0.4
-    distillation.elastic = 3.0
+    distillation.affine = 0.25
+    distillation.elastic = 2.0
 
 
 def _smoke(config: ConfigDict) -> None:
