@@ -26,6 +26,9 @@ seed: the first makes it, the others get hard links to it and compare all checks
 end in the same student as by themselves. Their seconds in sweep.json contain those of
 the synthesis that they were spared. --noshare makes every run do its own.
 
+--nopictures saves the time for pictures and report.html; `python -m dfkd_jax.report`
+makes the report of a run later.
+
 Hyper-parameters are chosen on the validation part (the last 5,000 training images), so
 that is what --split reads by default.
 
@@ -102,7 +105,9 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress.say(f"{len(runs)} runs in {workdir}, {FLAGS.jobs} at a time")
     with files.lock(workdir):
-        failed = execution.execute(runs, jobs=FLAGS.jobs, share=FLAGS.share)
+        failed = execution.execute(
+            runs, jobs=FLAGS.jobs, share=FLAGS.share, pictures=FLAGS.pictures
+        )
         summary = outcome.summarise(
             runs,
             failed,
@@ -157,5 +162,8 @@ if __name__ == "__main__":
         "jobs", 1, "Runs at a time; each uses the whole machine.", lower_bound=1
     )
     flags.DEFINE_boolean("share", True, "Share transfer sets where they are equal.")
+    flags.DEFINE_boolean(
+        "pictures", True, "Let runs draw pictures and write report.html."
+    )
     flags.DEFINE_boolean("dry_run", False, "Print the commands and stop.")
     command_line.run(main)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import pathlib
 from typing import Any
 
@@ -12,11 +13,19 @@ from dfkd_jax.reporting.images import to_pixels
 from dfkd_jax.runtime import files, progress
 
 PER_CLASS = 6
+SWITCH = "DFKD_JAX_PICTURES"  # Variable of the environment: "off" draws none.
+
+
+def are_wanted() -> bool:
+    """Whether runs draw pictures and write report.html; sweeps can do without."""
+    return os.environ.get(SWITCH) != "off"
 
 
 @functools.cache
 def pyplot() -> Any:
     """matplotlib's, for files; None, after one warning, where it is missing."""
+    if not are_wanted():
+        return None
     if importlib.util.find_spec("matplotlib") is None:
         progress.warn(
             "No pictures without matplotlib: "

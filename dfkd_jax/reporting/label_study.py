@@ -208,7 +208,7 @@ def ask_teacher(folder: pathlib.Path, teacher: Any) -> dict[str, Any]:
         misses += int((np.asarray(answer(images)) != labels.argmax(-1)).sum())
     settings = files.read_json(folder / "run.json")["config"]
     return {
-        "experiment": settings["name"],
+        "name": (folder.parent if folder.name.startswith("seed") else folder).name,
         "distribution": settings["targets"]["distribution"],
         "seed": settings["seed"],
         "num_images": len(transfer_set),
@@ -259,7 +259,7 @@ def main(argv: list[str]) -> int:
 
     parallel.configure(cpu_devices=1)
     teacher = teachers.load(settings.teacher, dataset=settings.data.dataset)
-    found: Mapping[str, Any] = study(settings, teacher)
+    measured: Mapping[str, Any] = study(settings, teacher)
     result = {
         "format": FORMAT,
         "teacher": {
@@ -269,9 +269,15 @@ def main(argv: list[str]) -> int:
             "parameters": weights.count(teacher.variables),
         },
         "seed": settings.seed,
-        "distributions": found["distributions"],
-        "pseudo_samples": [ask_teacher(folder, teacher) for folder in runs],
-        "map": found["map"],
+        "distributions": measured["distributions"],
+        "pseudo_samples": list(
+            # Runs of a sweep may share a transfer set; it counts once.
+            {
+                found["transfer_set_sha256"]: found
+                for found in (ask_teacher(folder, teacher) for folder in runs)
+            }.values()
+        ),
+        "map": measured["map"],
         "command": "python -m dfkd_jax.reporting.label_study "
         + shlex.join(sys.argv[1:]),
         "machine": parallel.describe(),

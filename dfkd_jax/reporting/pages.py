@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 
 from dfkd_jax import __version__
-from dfkd_jax.reporting import run_files
+from dfkd_jax.reporting import figures, run_files
 from dfkd_jax.runtime import files, progress
 
 INSTALL_HINT = 'pip install ".[plots]" in a clone of dfkd_jax'
@@ -21,6 +21,8 @@ INSTALL_HINT = 'pip install ".[plots]" in a clone of dfkd_jax'
 @functools.cache
 def is_available() -> bool:
     """Whether pages can be made; warns once where Jinja2 is missing."""
+    if not figures.are_wanted():
+        return False
     if importlib.util.find_spec("jinja2") is None:
         progress.warn(f"No report.html without Jinja2: {INSTALL_HINT}.")
         return False

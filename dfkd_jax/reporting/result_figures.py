@@ -156,6 +156,11 @@ def _is_number(row, key):
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _deviation(row):
+    """In percent; NaN, of which no bar is drawn, where there is one seed."""
+    return np.nan if row["std"] is None else 100 * row["std"]
+
+
 def _curves(rows, keys, *, label):
     figure, axis = figures.pyplot().subplots(figsize=(5.2, 3.6), layout="constrained")
     groups: dict[Any, list[Any]] = {}
@@ -167,7 +172,7 @@ def _curves(rows, keys, *, label):
         axis.errorbar(
             [row["settings"][keys[0]] for row in members],
             [100 * row["mean"] for row in members],
-            yerr=[100 * (row["std"] or 0) for row in members],
+            yerr=[_deviation(row) for row in members],
             marker="o",
             markersize=4,
             capsize=3,
@@ -177,6 +182,9 @@ def _curves(rows, keys, *, label):
     values = [row["settings"][keys[0]] for row in rows]
     if min(values) > 0 and max(values) / min(values) >= LOGARITHMIC:
         axis.set_xscale("log")
+        places = sorted(set(values))
+        axis.set_xticks(places, [f"{place:,.12g}" for place in places], fontsize=8)
+        axis.minorticks_off()
     axis.set_xlabel(keys[0])
     axis.set_ylabel(label)
     axis.grid(alpha=0.3)
@@ -193,7 +201,7 @@ def _points(rows, *, label):
     axis.errorbar(
         [100 * row["mean"] for row in rows],
         places,
-        xerr=[100 * (row["std"] or 0) for row in rows],
+        xerr=[_deviation(row) for row in rows],
         fmt="o",
         markersize=5,
         capsize=3,
@@ -244,7 +252,7 @@ def draw_mismatch(path: pathlib.Path, study: Mapping[str, Any]) -> None:
     by_name: dict[str, list[float]] = {}
     for sample in study["pseudo_samples"]:
         title = study["distributions"][sample["distribution"]]["title"]
-        name = f"{sample['experiment']} ({title}):\nteacher answers otherwise"
+        name = f"{sample['name']}, {title}:\nteacher answers otherwise"
         by_name.setdefault(name, []).append(sample["teacher_answers_otherwise"])
     bars += list(by_name.items())
     figure, axis = figures.pyplot().subplots(
@@ -254,7 +262,9 @@ def draw_mismatch(path: pathlib.Path, study: Mapping[str, Any]) -> None:
     axis.barh(
         places,
         [100 * np.mean(values) for _, values in bars],
-        xerr=[100 * np.std(values, ddof=1) if values[1:] else 0 for _, values in bars],
+        xerr=[
+            100 * np.std(values, ddof=1) if values[1:] else np.nan for _, values in bars
+        ],
         color="tab:blue",
         height=0.6,
         capsize=3,

@@ -226,7 +226,7 @@ def soft_labels(study: Mapping[str, Any]) -> str:
         )
     headings = (
         "soft labels",
-        "another class likeliest than the one drawn, %",
+        "of another class than drawn for, %",
         "mean probability of the likeliest class, %",
         "mean entropy, nats",
         "rarest class, %",
@@ -235,11 +235,11 @@ def soft_labels(study: Mapping[str, Any]) -> str:
     if study["pseudo_samples"]:
         by_name: dict[str, list[Mapping[str, Any]]] = {}
         for found in study["pseudo_samples"]:
-            by_name.setdefault(found["experiment"], []).append(found)
+            by_name.setdefault(found["name"], []).append(found)
         titles = {key: each["title"] for key, each in study["distributions"].items()}
         samples = [
             [
-                f"`{name}` ({titles[runs[0]['distribution']]})",
+                f"`{name}`, {titles[runs[0]['distribution']]}",
                 f"{runs[0]['num_images']:,}",
                 spread([run["teacher_answers_otherwise"] for run in runs]),
             ]

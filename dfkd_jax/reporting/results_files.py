@@ -75,7 +75,7 @@ class Row:
         kept = [
             word
             for word in words
-            if not re.match(r"--(config\.seed|workdir|config\.data\.dir)=", word)
+            if not re.match(r"--(config\.(seed|data\.\w+)|workdir)=", word)
         ]
         return " ".join(kept).removeprefix("python -m dfkd_jax.main ")
 

@@ -1,5 +1,6 @@
 """Makes the runs of a sweep, each in a process of its own."""
 
+import os
 import pathlib
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from dfkd_jax.errors import StorageError
+from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import files, progress
 from dfkd_jax.sweeps import outcome, sharing
 from dfkd_jax.sweeps.plan import Run
@@ -21,13 +23,16 @@ def command(run: Run) -> str:
     return "python -m dfkd_jax.main " + shlex.join(run.arguments)
 
 
-def execute(runs: Sequence[Run], *, jobs: int, share: bool) -> dict[Run, str]:
+def execute(
+    runs: Sequence[Run], *, jobs: int, share: bool, pictures: bool
+) -> dict[Run, str]:
     """Makes the runs that are not finished; those that failed, with the reason.
 
     Args:
         runs: In the order in which they are started.
         jobs: Processes at a time.
         share: Whether runs with equal transfer sets make only one.
+        pictures: Whether runs draw pictures and write report.html.
 
     Raises:
         StorageError: A work directory cannot be written or is in use.
@@ -47,7 +52,7 @@ def execute(runs: Sequence[Run], *, jobs: int, share: bool) -> dict[Run, str]:
                 wait_until_free(run.workdir)
                 if source := sources.get(run.transfer_set):
                     sharing.share(source, run)
-                active[run] = _start(run)
+                active[run] = _start(run, pictures=pictures)
                 clock.start(run)
             for run, process in list(active.items()):
                 if process.poll() is None:
@@ -83,14 +88,16 @@ def log_of(run: Run) -> pathlib.Path:
     return run.workdir.with_suffix(".log")
 
 
-def _start(run):
+def _start(run, *, pictures):
     log = log_of(run)
+    environment = {} if pictures else {figures.SWITCH: "off"}
     with files.storage_errors(log), open(log, "wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "dfkd_jax.sweeps.child", *run.arguments],
             stdin=subprocess.PIPE,  # Closed when this process ends; see `child`.
             stdout=file,
             stderr=subprocess.STDOUT,
+            env=os.environ | environment,
             start_new_session=True,  # Ctrl-C is for this process, which passes it on.
         )
 

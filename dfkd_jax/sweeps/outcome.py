@@ -167,18 +167,17 @@ def print_table(summary: Mapping[str, Any]) -> None:
     table = Table(
         title=f"{summary['sweep']}: {summary['split']} accuracy of the student"
     )
-    for key in summary["varied"] or ["experiment"]:
-        table.add_column(key)
+    keys = summary["varied"]
+    alike = keys and all(list(row["settings"]) == keys for row in summary["rows"])
+    for heading in keys if alike else ["changed"]:
+        table.add_column(heading)
     for heading in ("mean", "std", "seeds", "time a run"):
         table.add_column(heading, justify="right")
     for row in summary["rows"]:
-        settings = [
-            short_text(row["settings"][key]) if key in row["settings"] else ""
-            for key in summary["varied"]
-        ]
+        settings = row["settings"]
         count, wanted = len(row["runs"]), len(summary["seeds"])
         table.add_row(
-            *(settings or [row["name"]]),
+            *([short_text(settings[key]) for key in keys] if alike else [row["name"]]),
             "–" if row["mean"] is None else f"{row['mean']:.2%}",
             "–" if row["std"] is None else f"{100 * row['std']:.2f}",
             f"{count}" if count == wanted else f"{count} of {wanted}",

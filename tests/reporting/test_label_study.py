@@ -92,14 +92,15 @@ def test_the_teacher_is_asked_about_finished_pseudo_samples(
     logits = teacher.module.apply(teacher.variables, jnp.asarray(images))
     labels = np.eye(10, dtype=np.float32)[np.asarray(logits).argmax(-1)]
     labels[:6] = np.roll(labels[:6], 1, axis=1)
-    made = transfer_set(tmp_path, teacher, images, labels)
+    folder = tmp_path / "seed0"
+    made = transfer_set(folder, teacher, images, labels)
     monkeypatch.setattr(label_study, "BATCH_SIZE", 8)  # The last batch is smaller.
-    found = label_study.ask_teacher(tmp_path, teacher)
+    found = label_study.ask_teacher(folder, teacher)
     assert found["teacher_answers_otherwise"] == pytest.approx(0.2)
     assert found["num_images"] == 30
-    assert (found["experiment"], found["seed"]) == ("toy", 3)
+    assert (found["name"], found["seed"]) == (tmp_path.name, 3)
     assert found["transfer_set_sha256"] == made.digest()
-    assert label_study.find_runs([tmp_path.parent]) == [tmp_path]
+    assert label_study.find_runs([tmp_path, folder]) == [folder]
 
 
 def test_pseudo_samples_of_another_teacher_are_refused(teacher, tmp_path):

@@ -143,7 +143,7 @@ STUDY = {
     },
     "pseudo_samples": [
         {
-            "experiment": "toys",
+            "name": "toys",
             "distribution": "gaussian",
             "seed": seed,
             "num_images": 400,
@@ -321,7 +321,7 @@ def test_sweep_over_cases_and_runs_that_failed(project):
 def test_soft_labels(project):
     project.write("soft_labels/toys.json", STUDY)
     table = project.table("soft_labels/toys")
-    key = "another class likeliest than the one drawn, %"
+    key = "of another class than drawn for, %"
     first = cells(table.split("\n\n")[0])
     assert first["multivariate normal"][key] == "–: none is drawn"
     assert first["Dirichlet (ZSKD)"][key] == "28.4"
