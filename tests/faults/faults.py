@@ -78,7 +78,7 @@ def _interrupt(cell, number):
     while sent < cell.times:
         command = stage.start(folder)
         if number != signal.SIGKILL and stage.graceful:
-            _wait_for_handler(command)
+            wait_for_handler(command)
         time.sleep(cell.random.uniform(0, 1.1 * stage.seconds))
         if command.running:
             os.kill(command.pid, number)
@@ -101,7 +101,7 @@ def _interrupt(cell, number):
     assert made.items() <= stage.finished(folder).items()
 
 
-def _wait_for_handler(command):
+def wait_for_handler(command):
     """Until the command answers SIGTERM by itself."""
     deadline = time.monotonic() + PATIENCE
     while command.running and time.monotonic() < deadline:
