@@ -111,7 +111,7 @@ def train(
                 parallel.settle(metrics)
                 done = first + per_call - 1
                 last = done == num_steps
-                stop = hosts.must_stop(done)
+                stop = hosts.must_stop(done // per_call)
                 log = last or done % log_every == 0
                 save = last or stop or done % checkpoint_every == 0
                 if not (log or save):
