@@ -10,7 +10,7 @@ import numpy as np
 
 from dfkd_jax.runtime import hosts
 
-READ_AHEAD = 4  # Batches that wait while the devices work.
+READ_AHEAD = 2  # What waits while the devices work.
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,7 +20,10 @@ from dfkd_jax.runtime import (
     writers,
 )
 
-STEPS_PER_CALL = 10  # At most: a call of the devices costs a host some time.
+# Of one call of the devices, which costs a host some time: at most so many steps, and
+# so many bytes of batches where that is more than a step's.
+STEPS_PER_CALL = 10
+BYTES_PER_CALL = 2**25
 
 
 def several(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,14 +85,17 @@ def train(
         StorageError: A checkpoint or a record cannot be written.
     """
     state, constants, key = parallel.replicate((state, constants, key))
-    # Several steps in a call, such that logs and checkpoints fall between two calls.
-    whole = math.gcd(log_every, checkpoint_every, num_steps)
-    per_call = max(n for n in range(1, STEPS_PER_CALL + 1) if whole % n == 0)
     call = parallel.data_parallel(several(step))
+    # Logs and checkpoints fall between two calls.
+    per_call = _steps_per_call(
+        math.gcd(log_every, checkpoint_every, num_steps),
+        bytes_per_step=sum(leaf.nbytes for leaf in jax.tree.leaves(read(1))),
+    )
 
     def read_call(first):
         batches = [read(step) for step in range(first, first + per_call)]
-        return jax.tree.map(lambda *parts: np.stack(parts), *batches)
+        batches = jax.tree.map(lambda *parts: np.stack(parts), *batches)
+        return parallel.split(batches, axis=1)
 
     with (
         stopping.deferred(),
@@ -105,7 +111,6 @@ def train(
         with progress.track(stage, total=num_steps, done=done, unit="steps") as update:
             start = time.monotonic()
             for first, batch in zip(calls, batches, strict=True):
-                batch = parallel.split(batch, axis=1)
                 with jax.transfer_guard("disallow"):
                     state, metrics = call(state, constants, batch, key)
                 parallel.settle(metrics)
@@ -137,6 +142,12 @@ def train(
                 if stop:
                     stopping.leave()
     return state
+
+
+def _steps_per_call(whole, *, bytes_per_step):
+    """The largest number of steps that divides `whole` and keeps to both limits."""
+    most = min(STEPS_PER_CALL, max(1, BYTES_PER_CALL // max(1, bytes_per_step)))
+    return max(n for n in range(1, most + 1) if whole % n == 0)
 
 
 def _not_finite(metrics, state):

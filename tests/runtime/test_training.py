@@ -101,6 +101,22 @@ def test_calls_end_where_something_is_due(
     assert int(final.step) == sum(sizes) == num_steps
 
 
+@pytest.mark.parametrize(
+    ("whole", "bytes_per_step", "expected"),
+    [
+        (100, 8, 10),
+        (100, 2**25 // 4, 4),
+        (100, 2**26, 1),
+        (7, 8, 7),
+        (11, 8, 1),
+        (9, 0, 9),
+    ],
+)
+def test_calls_are_bounded_in_steps_and_bytes(whole, bytes_per_step, expected):
+    found = training._steps_per_call(whole, bytes_per_step=bytes_per_step)
+    assert found == expected
+
+
 def test_numbers_gone_wrong_between_two_logs_are_found(tmp_path):
     def poisoned(number):
         batch = read(number)
