@@ -254,3 +254,24 @@ def test_slurm_job_of_one_task_is_alone(monkeypatch):
     assert hosts._detected()[1] == 1
     hosts.join(coordinator="", num_processes=None, process_id=None, detect=True)
     assert hosts.count() == 1
+
+
+@pytest.mark.slow
+def test_one_that_is_told_to_stop_has_all_save(lab, undisturbed, tmp_path):
+    """As when one machine of several is to be preempted."""
+    workdir = tmp_path / "run"
+    changes = {"distillation__checkpoint_every": 1_000}
+    pair = start_pair(lab, tmp_path / "first", workdir, **changes)
+    pair.wait_for(lambda: "Distillation" in pair.stdout(0))
+    time.sleep(1)
+    os.kill(pair.processes[1].pid, signal.SIGTERM)
+    started = time.monotonic()
+    statuses = pair.wait()
+    if statuses != [3, 3]:  # It may have been done already.
+        assert statuses == [143, 143], pair.stderr(0) + pair.stderr(1)
+        assert time.monotonic() - started < 15
+        assert len(checkpoint_steps(workdir / "student")) == 1
+        assert "The same command goes on from here" in pair.stderr(0)
+        assert "Traceback" not in pair.stderr(0) + pair.stderr(1)
+    pair = start_pair(lab, tmp_path / "second", workdir, **changes)
+    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
