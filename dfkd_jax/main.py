@@ -9,7 +9,8 @@ A variant follows the file after a colon; those that are baselines on real data 
 when they start and go to runs/real_data/. Any setting can be changed:
 --config.synthesis.num_images=24000 --config.seed=1. The work directory gets the
 student, results.json, metrics.jsonl and pictures. A command that was interrupted goes
-on where it was when it is given again.
+on where it was when it is given again. Config files are code: for settings of people
+whom you do not know take JSON, --config=settings.json.
 
 On several machines, start one process on each with the same flags and the same work
 directory, which they must share (docs/scaling.md):
@@ -21,7 +22,7 @@ Under Slurm, Open MPI, Kubernetes and on TPU pods JAX finds these three by itsel
 
 Exit status: 0 done; 1 weights, checkpoint, disk or numbers; 2 flags or config; 3 the
 student is made but the held-out test set could not be had (give the command again to
-evaluate only).
+evaluate only); 130, 143 stopped by SIGINT, SIGTERM, with the step under way saved.
 """
 
 import pathlib

@@ -332,6 +332,29 @@ def test_reports_ask_no_teacher_and_read_no_real_data(imports):
     assert violations(imports, modules, ["jax"], on_import=True) == []
 
 
+def test_nothing_that_is_read_can_run_code(imports):
+    """But for PyTorch's restricted reader, whose refusal has the name of `pickle`."""
+    runners = ["pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"]
+    found = violations(imports, list(imports.trees), runners, direct=True)
+    assert found == ["dfkd_jax.teachers.pytorch → pickle"]
+    saying = {m for m in imports.trees if imports.names(m) & {"Unpickler", "loads"}}
+    assert all("json" in imports.direct(module) for module in saying)
+    calls = [
+        (module, call)
+        for module, tree in imports.trees.items()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+    ]
+    assert not [m for m, c in calls if getattr(c.func, "id", "") in ("eval", "exec")]
+    loads = {ast.unparse(call) for _, call in calls if "load(" in ast.unparse(call)}
+    of_numpy = {text for text in loads if text.startswith("np.load(")}
+    assert of_numpy
+    assert all("allow_pickle=False" in text for text in of_numpy)
+    of_torch = {text for text in loads if text.startswith("torch.load(")}
+    assert len(of_torch) == 1
+    assert "weights_only=True" in of_torch.pop()
+
+
 @pytest.mark.parametrize(
     ("source", "chain"),
     [

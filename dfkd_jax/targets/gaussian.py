@@ -47,6 +47,11 @@ def unit_vectors(
 
 def correlation(vectors: Float[Array, "units weights"]) -> Float[Array, "units units"]:
     """R_ij = cos(w_i, w_j). A unit whose weights are all zero correlates with none."""
+    # Squares of numbers above 1e19 or below 1e-23 are infinite or 0 in float32.
+    largest = jnp.abs(vectors).max(axis=1, keepdims=True)
+    norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    lost = (jnp.isinf(norms) | (norms == 0)) & (largest > 0)
+    vectors = vectors / jnp.where(lost, largest, 1)
     norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     directions = vectors / jnp.where(norms > 0, norms, 1)
     cosines = jnp.clip(directions @ directions.T, -1, 1)

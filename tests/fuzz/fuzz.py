@@ -85,13 +85,13 @@ def run_guided(name: str, inputs: int, seed: int) -> None:
     def one(data):
         counts["inputs"] += 1
         counts["taken"] += parsers.call(target, data)
-        if counts["inputs"] == inputs:
+        if counts["inputs"] == inputs:  # Atheris ends the process itself.
             counts["refused"] = inputs - counts["taken"]
             counts["memory_growth_mib"] = round(megabytes() - before, 1)
             counts["seconds"] = round(time.monotonic() - started, 1)
             print(json.dumps(counts), flush=True)
 
-    options = [f"-runs={inputs}", f"-seed={seed}", "-rss_limit_mb=4096", "-verbosity=0"]
+    options = [f"-runs={inputs}", f"-seed={seed}", "-rss_limit_mb=4096", "-timeout=20"]
     atheris.Setup([sys.argv[0], *options, "-max_len=65536", str(corpus)], one)
     atheris.Fuzz()
 

@@ -135,3 +135,18 @@ def test_information_by_hand():
     assert findings.information(sure) == pytest.approx(np.log(4))
     assert findings.information(np.full((5, 4), 0.25)) == pytest.approx(0)
     np.testing.assert_allclose(findings.entropy(np.array([0.5, 0.5, 0])), np.log(2))
+
+
+def test_degenerate_results_are_warned_about(maker):
+    soft = np.full((100, 10), 0.01)
+    soft[:, 3] = 0.91
+    folder = maker.make(accuracy=0.11, soft=soft)
+    first, *others = findings.warnings(folder)
+    assert first.startswith("Student hardly better than chance. It is right on 11.00%")
+    assert any(text.startswith("Classes that are never sampled") for text in others)
+    assert any(text.startswith("Soft labels are all alike") for text in others)
+
+
+def test_no_warning_without_a_reason(maker):
+    assert findings.warnings(maker.make("good", drawn=True)) == []
+    assert findings.warnings(maker.make("not evaluated", accuracy=None)) == []

@@ -5,6 +5,7 @@ import pytest
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.reporting import run_files
+from dfkd_jax.runtime import files
 
 
 def test_a_finished_run(maker):
@@ -153,3 +154,51 @@ def test_spread_is_from_the_first_to_the_last(count):
 
 def test_spread_of_nothing():
     assert run_files.spread([], 5) == []
+
+
+NEIGHBOURS = {
+    "dataset": "toys",
+    "num_training_images": 55_000,
+    "quantiles": [0.0, 0.5, 1.0],
+    "pseudo_samples": [0.1, 0.2, 0.3],
+    "held_out_images": [0.01, 0.1, 0.2],
+    "num_nearer_than_near": 12,
+    "num_equal": 0,
+}
+
+
+def test_distances_to_real_images(maker):
+    folder = maker.make()
+    assert run_files.read(folder).neighbours == {}
+    files.write_json(folder / "neighbours.json", NEIGHBOURS, sealed=True)
+    assert run_files.read(folder).neighbours == NEIGHBOURS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_equal": None}, {"quantiles": [0.0]}, {"pseudo_samples": ["x", 1, 2]}],
+)
+def test_damaged_distances(maker, changes):
+    folder = maker.make()
+    files.write_json(folder / "neighbours.json", NEIGHBOURS | changes)
+    run = run_files.read(folder)
+    assert run.neighbours == {}
+    assert run.damaged == ("neighbours.json",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": None},
+        {"description": {"num_classes": 10}},
+        {"description": []},
+        {"config": {"targets": {}}, "description": {}},
+    ],
+)
+def test_records_of_strangers(maker, changes):
+    """What is missing or of another type is an error that names the file."""
+    folder = maker.make()
+    identity = files.read_object(folder / "run.json")
+    files.write_json(folder / "run.json", identity | changes)
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        run_files.read(folder)

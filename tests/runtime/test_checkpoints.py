@@ -1,4 +1,5 @@
 import gc
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -161,3 +162,52 @@ def test_errors_of_the_loop_come_through(tmp_path):
         checkpoints.save(checkpointer, 1, make_state(1))
         raise ZeroDivisionError
     assert int(restore(tmp_path, make_state(0)).step) == 1
+
+
+def largest(folder):
+    files = [path for path in folder.rglob("d/*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(folder):
+    content = bytearray(largest(folder).read_bytes())
+    content[len(content) // 2] ^= 1
+    largest(folder).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (flip, "is not what was written"),
+        (lambda folder: largest(folder).unlink(), "is missing"),
+        (lambda folder: (folder / "more").touch(), "does not belong to it"),
+        (lambda folder: (folder / checkpoints.SEAL).write_text("{}"), "is damaged"),
+    ],
+)
+def test_a_checkpoint_that_is_not_what_was_written(tmp_path, change, problem):
+    """Orbax itself notices few of these."""
+    save(tmp_path, [3, 5])
+    assert checkpoints.problem_of(tmp_path / "5") == ""
+    change(tmp_path / "5")
+    with pytest.raises(CheckpointError, match=problem):
+        restore(tmp_path, make_state(0))
+    assert problem in checkpoints.problem_of(tmp_path / "5")
+    assert checkpoints.problem_of(tmp_path / "3") == ""
+
+
+def test_a_checkpoint_of_another_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(name)
+        save(tmp_path / name / "student", [5])
+    shutil.rmtree(tmp_path / "b" / "student")
+    shutil.copytree(tmp_path / "a" / "student", tmp_path / "b" / "student")
+    with pytest.raises(CheckpointError, match="it is of another run"):
+        restore(tmp_path / "b" / "student", make_state(0))
+    assert_same(restore(tmp_path / "a" / "student", make_state(0)), make_state(5))
+
+
+def test_killed_between_saving_and_its_checksums(tmp_path):
+    save(tmp_path, [5])
+    (tmp_path / "5" / checkpoints.SEAL).unlink()
+    assert_same(restore(tmp_path, make_state(0)), make_state(5))

@@ -191,3 +191,50 @@ def test_lock_refuses_a_second_process_until_the_first_is_killed(tmp_path):
         for _ in range(2):  # Let go at the end too.
             with files.lock(folder):
                 pass
+
+
+def test_two_writers_of_one_file(tmp_path):
+    path = tmp_path / "value.json"
+    with files.atomic_write(path) as temporary:
+        temporary.write_text("1")
+        with (
+            pytest.raises(StorageError, match="being written by another process"),
+            files.atomic_write(path),
+        ):
+            pass
+    assert path.read_text() == "1"
+    files.write_json(path, 2)
+    assert files.read_json(path) == 2
+    assert os.listdir(tmp_path) == ["value.json"]
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path):
+    (tmp_path / ".value.json.partial").write_text("half of somethi")
+    files.write_json(tmp_path / "value.json", {"a": 1})
+    assert files.read_json(tmp_path / "value.json") == {"a": 1}
+    assert os.listdir(tmp_path) == ["value.json"]
+
+
+def test_digest_knows_no_order_and_every_value():
+    digest = files.digest({"a": (1, 2), "b": {"c": 0.1}})
+    assert digest == files.digest({"b": {"c": 0.1}, "a": [1, 2]})
+    assert digest != files.digest({"b": {"c": 0.2}, "a": [1, 2]})
+    assert digest != files.digest({"b": {"c": 0.1}, "a": [2, 1]})
+
+
+def test_a_device_is_no_record(tmp_path):
+    (tmp_path / "zeros.json").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="no file"):
+        files.read_json(tmp_path / "zeros.json")
+
+
+def test_a_record_that_is_too_large(tmp_path):
+    files.write_json(tmp_path / "value.json", "x" * 100)
+    with pytest.raises(CheckpointError, match="larger than 50 bytes"):
+        files.read_json(tmp_path / "value.json", most_bytes=50)
+
+
+def test_an_object_is_asked_for(tmp_path):
+    files.write_json(tmp_path / "value.json", [1])
+    with pytest.raises(CheckpointError, match="list in place of an object"):
+        files.read_object(tmp_path / "value.json")

@@ -143,3 +143,13 @@ def test_configure_divides_the_cpu(tmp_path, flags, devices):
         text=True,
     ).stdout
     assert output.split() == [str(devices), f"{tmp_path}/dfkd_jax/compiled"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_found(bad):
+    tree = {"a": np.ones(3, np.float32), "step": np.int32(7)}
+    assert parallel.all_finite(parallel.replicate(tree))
+    tree["a"][1] = bad
+    assert not parallel.all_finite(parallel.replicate(tree))
+    assert parallel.all_finite(parallel.replicate({"step": np.int32(7)}))
+    assert parallel.all_finite({})

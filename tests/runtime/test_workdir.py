@@ -76,3 +76,60 @@ def test_versions_name_every_library():
     versions = workdir.versions()
     assert set(versions) == {"python", "dfkd_jax", *workdir.LIBRARIES}
     assert all(re.match(r"\d+\.\d+", version) for version in versions.values())
+
+
+def test_runs_are_marked_by_what_they_are(tmp_path):
+    assert workdir.mark(tmp_path) == ""
+    marks = []
+    for name, identity in (("a", IDENTITY), ("b", IDENTITY), ("c", {"other": 1})):
+        reopen(tmp_path / name, identity)
+        marks.append(workdir.mark(tmp_path / name))
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_code_is_told_by_its_bytes(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "runtime").mkdir(parents=True)
+    monkeypatch.setattr(workdir, "__file__", str(package / "runtime" / "workdir.py"))
+    (package / "a.py").write_text("1")
+    first = workdir.source()
+    assert first == workdir.source() | {"commit": ""}
+    (package / "a.py").write_text("2")
+    assert workdir.source()["sha256"] != first["sha256"]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {".git/HEAD": f"{COMMIT}\n"},
+        {".git/HEAD": "ref: refs/heads/main\n", ".git/refs/heads/main": COMMIT},
+        {
+            ".git/HEAD": "ref: refs/heads/main\n",
+            ".git/packed-refs": f"# pack-refs\n{COMMIT} refs/heads/main\n",
+        },
+        {
+            ".git": "gitdir: elsewhere/worktrees/x\n",
+            "elsewhere/worktrees/x/HEAD": "ref: refs/heads/x\n",
+            "elsewhere/worktrees/x/commondir": "../..\n",
+            "elsewhere/refs/heads/x": f"{COMMIT}\n",
+        },
+    ],
+    ids=["detached", "branch", "packed", "worktree"],
+)
+def test_commit_of_a_clone(tmp_path, files):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert workdir._commit(tmp_path) == COMMIT
+
+
+@pytest.mark.parametrize("head", [b"ref: refs/heads/none", b"\xff\xfe", b""])
+def test_no_commit(tmp_path, head):
+    assert workdir._commit(tmp_path) == ""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_bytes(head)
+    assert workdir._commit(tmp_path) == ""

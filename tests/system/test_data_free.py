@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,11 +31,13 @@ WAYS_TO_DATA = (
 def _run_and_forbid_data(arguments, workdir, data_dir):
     """`main`, with every way to real data closed until the student is made."""
     load = tfds.load
-    evaluating, refused = [], []
+    evaluating, refused, opened = [], [], set()
 
     def hook(event, args):
         if evaluating:
             return
+        if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+            opened.add(os.path.realpath(os.fsdecode(args[0])))
         if event in WAYS_TO_DATA or (
             event in ("open", "os.listdir", "os.scandir")
             and str(args[0]).startswith(data_dir)
@@ -56,6 +59,7 @@ def _run_and_forbid_data(arguments, workdir, data_dir):
         command_runner.run_module("main", arguments)
     finally:
         print("refused:", refused, "evaluated:", evaluating)
+        print("opened:", json.dumps(sorted(opened)))
 
 
 def _is_white_noise(results, workdir):
@@ -108,6 +112,23 @@ def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path, variant, c
     assert "real_data" not in results
     assert results["student"]["test_accuracy"] is not None
     check(results, workdir)
+    _check_opened(command.stdout, workdir, "transfer_set_sha256" in results)
+
+
+# What images come in, whatever they are called.
+PICTURES = r"record|ubyte|\.(npy|npz|gz|zip|tar|tgz|png|jpe?g|csv|h5|parquet|bin|mat)$"
+
+
+def _check_opened(stdout, workdir, has_transfer_set):
+    """Up to evaluation only code and the run's own files were opened."""
+    [line] = [x for x in stdout.splitlines() if x.startswith("opened: ")]
+    opened = json.loads(line.removeprefix("opened: "))
+    own = [path for path in opened if path.startswith(str(workdir))]
+    if has_transfer_set:
+        assert any(path.endswith(".npy") or "shards" in path for path in own)
+    others = sorted(set(opened) - set(own))
+    assert any(path.endswith("mnist_lenet5.safetensors") for path in others)
+    assert [path for path in others if re.search(PICTURES, path)] == []
 
 
 def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_path):

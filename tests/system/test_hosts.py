@@ -254,3 +254,30 @@ def test_slurm_job_of_one_task_is_alone(monkeypatch):
     assert hosts._detected()[1] == 1
     hosts.join(coordinator="", num_processes=None, process_id=None, detect=True)
     assert hosts.count() == 1
+
+
+@pytest.mark.slow
+def test_one_that_is_told_to_stop_has_all_save(lab, undisturbed, tmp_path):
+    """As when one machine of several is to be preempted."""
+    workdir = tmp_path / "run"
+    changes = {
+        "distillation__num_steps": 300,
+        "distillation__log_every": 10,
+        "distillation__checkpoint_every": 1_000,
+    }
+    metrics = workdir / "metrics.jsonl"
+    pair = start_pair(lab, tmp_path / "first", workdir, **changes)
+    pair.wait_for(lambda: metrics.exists() and "distillation" in metrics.read_text())
+    os.kill(pair.processes[1].pid, signal.SIGTERM)
+    started = time.monotonic()
+    assert pair.wait() == [143, 143], pair.stderr(0) + pair.stderr(1)
+    assert time.monotonic() - started < 15
+    assert "The same command goes on from here" in pair.stderr(0)
+    assert "Traceback" not in pair.stderr(0) + pair.stderr(1)
+    [step] = checkpoint_steps(workdir / "student")
+    assert 10 <= step < 300
+
+    pair = start_pair(lab, tmp_path / "second", workdir, **changes)
+    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
+    lab.finish(tmp_path / "one", **FEW_STEPS | changes | {"cpu_devices": 4})
+    assert fingerprint(workdir) == fingerprint(tmp_path / "one")

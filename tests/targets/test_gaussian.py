@@ -69,6 +69,34 @@ def test_unit_vectors_by_hand(strict_dtypes, kernel, weights, window, expected):
     np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e25, 1e37])
+def test_correlation_of_weights_of_any_size(strict_dtypes, size):
+    vectors = jnp.array([[3.0, 4.0], [4.0, 3.0], [0.0, 0.0], [4.0, -3.0]]) * size
+    expected = np.eye(4)
+    expected[0, 1] = expected[1, 0] = 0.96
+    expected[1, 3] = expected[3, 1] = 0.28
+    found = gaussian.correlation(vectors)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_any_finite_weights_give_a_finite_factor():
+    hypothesis = pytest.importorskip("hypothesis", reason="comes with the extra tests")
+    numbers = hypothesis.strategies.floats(-1e38, 1e38, width=32)
+    rows = hypothesis.strategies.lists(numbers, min_size=2, max_size=2)
+
+    @hypothesis.settings(
+        max_examples=50, deadline=None, derandomize=True, database=None
+    )
+    @hypothesis.given(hypothesis.strategies.lists(rows, min_size=3, max_size=3))
+    def check(kernel):
+        normal = gaussian.feature_normal(jnp.array(kernel, jnp.float32).T, sigma=2.0)
+        covariance = normal.factor @ normal.factor.T
+        assert np.isfinite(covariance).all()
+        np.testing.assert_allclose(np.diag(covariance), 2.0, rtol=1e-4)
+
+    check()
+
+
 @pytest.mark.parametrize(("scale", "factor"), [("variance", 3.0), ("std", 9.0)])
 def test_covariance_scales(strict_dtypes, scale, factor):
     correlation = jnp.array([[1.0, 0.5], [0.5, 1.0]])
