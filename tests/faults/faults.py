@@ -74,8 +74,10 @@ def _interrupt(cell, number):
     stage = cell.stage
     folder = cell.copy(stage.before())
     made = stage.finished(folder)
-    sent = 0
+    sent = tries = 0
     while sent < cell.times:
+        tries += 1
+        assert tries <= 10 * cell.times, f"only {sent} of {tries - 1} signals ended it"
         command = stage.start(folder)
         if number != signal.SIGKILL and stage.graceful:
             wait_for_handler(command)

@@ -117,6 +117,8 @@ def _call(environment, folder, function, args):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(REPOSITORY)
+    # A shell that starts the tests in the background has them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "stdout"), (2, "stderr")):
         with open(folder / name, "wb", buffering=0) as file:
             os.dup2(file.fileno(), number)
