@@ -186,11 +186,14 @@ def _transfer_set():
     return manifest + SPLIT + (root / "shards.jsonl").read_bytes()
 
 
+KEYS = ("name", "seed", "teacher", "student", "targets")
+
+
 def _run(sealed):
     path = folder() / "seed_run.json"
     config = default_config().to_dict()
     value = {
-        "config": {key: config[key] for key in ("name", "seed", "teacher", "targets")},
+        "config": {key: config[key] for key in KEYS},
         "teacher_sha256": "f" * 64,
         "description": {
             "network": "lenet5_half",
