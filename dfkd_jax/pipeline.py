@@ -217,7 +217,7 @@ def _keep_results(results, workdir):
 
 
 def _tell_warnings(results):
-    for warning in results["warnings"]:
+    for warning in results.get("warnings", ()):  # None yet if of another split.
         progress.warn(warning)
 
 

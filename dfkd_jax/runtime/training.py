@@ -116,7 +116,8 @@ def train(
                 parallel.settle(metrics)
                 done = first + per_call - 1
                 last = done == num_steps
-                stop = hosts.must_stop(done // per_call)
+                # Asked about every step: processes agree on one that none has passed.
+                stop = any([hosts.must_stop(n) for n in range(first, done + 1)])
                 log = last or done % log_every == 0
                 save = last or stop or done % checkpoint_every == 0
                 if not (log or save):
@@ -134,9 +135,7 @@ def train(
                     writer.write_scalars(done, scalars)
                     update(done, loss=scalars["loss"])
                 if save:
-                    # Orbax's own policy saves where processes were told to stop.
-                    force = last or stopping.wanted()
-                    checkpoints.save(saved, done, state, force=force)
+                    checkpoints.save(saved, done, state, force=last or stop)
                     stopwatch.add(stage, time.monotonic() - start)
                     start = time.monotonic()
                 if stop:

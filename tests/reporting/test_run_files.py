@@ -192,7 +192,7 @@ def test_damaged_distances(maker, changes):
         {"description": None},
         {"description": {"num_classes": 10}},
         {"description": []},
-        {"config": {"targets": {}}, "description": {}},
+        {"config": {"student": {}}, "description": {}},
     ],
 )
 def test_records_of_strangers(maker, changes):

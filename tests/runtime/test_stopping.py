@@ -82,6 +82,7 @@ def test_a_loop_saves_before_it_leaves(number):
 def test_a_second_signal_ends_at_once(deferred):
     body = f"native({FOREVER})"
     process = start(f"with stopping.deferred(): {body}" if deferred else body)
+    time.sleep(0.3)  # It says that it is ready just before native code has it.
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)
         time.sleep(0.2)

@@ -186,5 +186,6 @@ def test_labels_teach_the_labels(lab, prepared_training_data, tmp_path):
 def test_real_data_that_is_not_there_stops_the_start(lab, tmp_path):
     [(status, line)] = lab.errors(lab.start(tmp_path / "run", variant="kd"))
     assert status == 3
-    assert "Ways out" in line
+    # Which of them depends on what is installed.
+    assert "Ways out" in line or 'pip install ".[data]"' in line
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from dfkd_jax.runtime import files
+
 pytest.importorskip("jinja2")
 
 
@@ -59,9 +61,9 @@ def test_evaluated_afterwards(lab, workdir_copy, prepared_data):
 def test_comparison(lab, finished_workdir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(finished_workdir, other, symlinks=True)
-    identity = json.loads((other / "run.json").read_text())
+    identity = files.read_object(other / "run.json")
     identity["config"]["seed"] = 5
-    (other / "run.json").write_text(json.dumps(identity))
+    files.write_json(other / "run.json", identity, sealed=True)
     page = tmp_path / "comparison.html"
     command = lab.runner.start("report", finished_workdir, other, f"--output={page}")
     assert command.wait() == 0, command.stderr

@@ -177,7 +177,7 @@ def test_stopped_in_order(lab, tmp_path, stage, changes, number):
     assert "Traceback" not in command.stderr
 
     made = _steps(command, f"{stage}-step")
-    size = 2 if stage == "synthesis" else 1  # Steps in a call of the devices.
+    size = 2 if stage == "synthesis" else 5  # Steps in a call of the devices.
     assert len(checkpoint_steps(workdir / stage)) == 1
     again = lab.runner.call(_run_and_tell_steps, arguments)
     assert again.wait() == 3, again.stderr

@@ -99,7 +99,9 @@ def test_interrupted_by_the_user_with_two_runs_at_a_time(lab, settings, tmp_path
     command = start(lab, given)
     command.interrupt_when(lambda: all((f / "run.json").exists() for f in folders))
     assert command.wait() == 130, command.stderr
-    assert "Interrupted. The same command goes on from here." in command.stderr
+    assert (
+        "Interrupted. The same command goes on from here: python -m" in command.stderr
+    )
     for folder in (workdir, *folders):
         with files.lock(folder):
             pass
