@@ -19,6 +19,7 @@ from dfkd_jax.runtime import hosts, parallel, precision, progress, rng, training
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 
 SAMPLED_AT_A_TIME = 250
+LEAST_VARIETY = 0.01  # Of a pixel over images, on the standardised scale.
 
 
 def check(config: GeneratedConfig) -> None:
@@ -165,4 +166,15 @@ def _keep_samples(task, generator, state, samples):
     index = jnp.arange(count, dtype=jnp.int32).reshape(-1, SAMPLED_AT_A_TIME)
     parts = zip(*map(sample, index), strict=True)
     images, labels = (np.concatenate(part)[: config.num_samples] for part in parts)
+    warn_if_alike(images)
     samples.add(0, images, labels)
+
+
+def warn_if_alike(images: np.ndarray) -> None:
+    """Says so where the generator has collapsed: it makes one image of any noise."""
+    if images.std(axis=0).mean() < LEAST_VARIETY:
+        progress.warn(
+            "The generator makes the same image of any noise: the student has learnt "
+            "next to nothing. Lower config.generator.learning_rate, or raise "
+            "config.batch_size or config.generator.features, in a new --workdir."
+        )
