@@ -2,7 +2,7 @@
 
     python -m dfkd_jax.main --config=configs/mnist.py
 
-4 to 5 minutes on two cores; 98.6 % of the test set (results/mnist/default has three
+About 10 minutes on two cores; 98.9 % of the test set (results/mnist/default has three
 seeds).
 `configs/mnist.py:smoke` shows the whole way in under a minute, to about 90 %.
 
