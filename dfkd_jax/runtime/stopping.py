@@ -8,9 +8,13 @@ before stays, since files are whole or not there.
 
 A thread watches the clock and the second signal, because native code (a compilation,
 a long step) keeps the main thread from both.
+
+Python drops what is raised in destructors and in callbacks of the garbage collector,
+of which JAX has one. A request that fell there is raised again a moment later.
 """
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -21,6 +25,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 GRACE_SECONDS = 9.0
+AGAIN_SECONDS = 0.005
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DROPPED = (
     "Stopped at once: work since the last checkpoint is dropped. The same command "
@@ -54,6 +59,8 @@ def install() -> None:
     _installed = True
     for number in SIGNALS:
         signal.signal(number, _handle)
+    signal.signal(signal.SIGALRM, _again)
+    sys.unraisablehook = functools.partial(_dropped, sys.unraisablehook)
 
 
 def watch() -> None:
@@ -111,6 +118,20 @@ def _handle(number, frame):
     if not _deferrals:
         raise StopRequested(number)
     _tell("Stopping: saving what there is. The same signal again stops at once.")
+
+
+def _dropped(otherwise, unraisable):
+    """Where Python reports an exception that nobody can catch."""
+    if issubclass(unraisable.exc_type, StopRequested):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    else:
+        otherwise(unraisable)
+
+
+def _again(number, frame):
+    del number, frame
+    if not _finished and not _deferrals:
+        leave()
 
 
 def _watch(source):

@@ -1,5 +1,6 @@
 """What happens to a stage, and what must come of it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -83,7 +84,8 @@ def _interrupt(cell, number):
             wait_for_handler(command)
         time.sleep(cell.random.uniform(0, 1.1 * stage.seconds))
         if command.running:
-            os.kill(command.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # It ended just now.
+                os.kill(command.pid, number)
             started = time.monotonic()
             status = command.wait()
             sent += status != stage.done  # It may have been done already.
@@ -123,7 +125,7 @@ def _check_end(cell, command, number, status, seconds):
     assert seconds < LONGEST_STOP
     cell.counts["longest stop"] = max(cell.counts.get("longest stop", 0), seconds)
     assert status in (128 + number, cell.stage.done), command.stderr
-    assert "Traceback" not in command.stderr
+    assert "Traceback" not in command.stderr, command.stderr
     if status == 128 + number:
         last = command.stderr.splitlines()[-1]
         assert GOES_ON in last or last == stopping.DROPPED, command.stderr

@@ -114,6 +114,52 @@ def test_a_command_that_is_done_is_not_stopped():
     assert (process.returncode, out, err) == (0, "done\n", "")
 
 
+@pytest.mark.parametrize("place", ["destructor", "garbage collector"])
+def test_a_request_that_python_drops_is_raised_again(place):
+    """Signals wait for the main thread, here until it is in `dropped`."""
+    process = start(
+        f"""
+    import gc, os, signal
+    def dropped(*args):
+        if args or {place == "destructor"}:
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(1000))  # The handler runs here, and what it raises is lost.
+    class Cell:
+        def __del__(self):
+            dropped()
+    print("ready", flush=True)
+    if {place == "destructor"}:
+        cell = Cell()
+        del cell
+    else:
+        gc.callbacks.append(lambda phase, info: phase == "stop" or dropped(phase))
+        gc.collect()
+        gc.callbacks.clear()
+    print("lost", flush=True)
+    time.sleep(60)
+"""
+    )
+    out, err = process.communicate(timeout=30)
+    assert out.split("\n") == ["lost", "Terminated", ""]
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+
+
+def test_other_exceptions_that_python_drops_are_still_reported():
+    process = start(
+        """
+    class Cell:
+        def __del__(self):
+            raise ValueError("of mine")
+    print("ready", flush=True)
+    cell = Cell()
+    del cell
+"""
+    )
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "of mine" in err
+
+
 def test_without_a_command_nothing_changes():
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
     stopping.watch()
