@@ -86,7 +86,8 @@ def main() -> None:
                 matmul=64 if arguments.quick else 2_048,
                 runs=arguments.runs,
             )
-    measure.report("distillation", arguments, results, backend)
+    ratios = measure.take_ratios(results["networks"])
+    measure.report("distillation", arguments, results, backend, ratios=ratios)
 
 
 def plain(case):

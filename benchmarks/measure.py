@@ -31,7 +31,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--output",
         type=pathlib.Path,
-        help=f"JSON file; default results/benchmarks/{name}-<backend>.json",
+        help=f"JSON file; default benchmarks/results/{name}-<backend>.json",
     )
     found.add_argument(
         "--quick",
@@ -159,13 +159,28 @@ def multiply_adds(module: Any, variables: Any, image_shape: Any) -> list[int]:
 
 
 def report(
-    name: str, arguments: argparse.Namespace, results: Mapping[str, Any], backend: str
+    name: str,
+    arguments: argparse.Namespace,
+    results: Mapping[str, Any],
+    backend: str,
+    *,
+    ratios: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Writes `results` with `facts` to the file asked for."""
-    path = arguments.output or pathlib.Path(f"results/benchmarks/{name}-{backend}.json")
+    """Writes `ratios` (by what is compared) and `results` to the file asked for."""
+    path = arguments.output or pathlib.Path(f"benchmarks/results/{name}-{backend}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"benchmark": name, "quick": arguments.quick, **results})
+    head = {"benchmark": name, "quick": arguments.quick, "ratios": ratios}
+    files.write_json(path, head | dict(results))
     progress.say(f"Written: {path}")
+
+
+def take_ratios(networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The `ratios` of every network, by network and rival, moved out of its results."""
+    return {
+        f"{name}: {rival} / dfkd_jax": found
+        for name, result in networks.items()
+        for rival, found in result.pop("ratios").items()
+    }
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -59,14 +59,15 @@ def main() -> None:
     if arguments.quick:
         arguments.runs = 1
     backend = probe()
-    results = {"facts": measure.facts(backend)}
+    results, ratios = {"facts": measure.facts(backend)}, {}
     for part in arguments.parts.split(","):
-        results[part] = {
+        results[part], found = {
             "devices": scale_devices,
             "processes": scale_processes,
             "memory": scale_memory,
         }[part](arguments, backend)
-    measure.report("scaling", arguments, results, backend["backend"])
+        ratios |= found
+    measure.report("scaling", arguments, results, backend["backend"], ratios=ratios)
 
 
 def probe():
@@ -83,7 +84,7 @@ def scale_devices(arguments, machine):
     """Throughput by number of CPU devices; rounds of all counts take turns."""
     if machine["backend"] != "cpu":
         progress.say(f"devices: left out, the backend is {machine['backend']}")
-        return None
+        return None, {}
     devices = DEVICES[:2] if arguments.quick else DEVICES
     steps = ("synthesis", "distillation")
     rates = {(step, count): [] for step in steps for count in devices}
@@ -116,7 +117,10 @@ def scale_devices(arguments, machine):
             for row in rows
         ],
     )
-    return rows
+    return rows, {
+        f"{row['step']}: rate of {row['devices']} devices / 1": row["speed_up"]
+        for row in rows
+    }
 
 
 def throughput(step, devices, *, quick):
@@ -159,7 +163,7 @@ def scale_processes(arguments, machine):
     counts, seconds = (1, 2), {1: [], 2: []}
     if machine["backend"] != "cpu":
         progress.say(f"processes: left out, the backend is {machine['backend']}")
-        return None
+        return None, {}
     for _ in range(arguments.runs):
         for count in counts:
             seconds[count].append(run_processes(count, quick=arguments.quick))
@@ -185,7 +189,7 @@ def scale_processes(arguments, machine):
             for row in rows
         ],
     )
-    return rows
+    return rows, {"seconds of 2 processes / 1": rows[1]["slow_down"]}
 
 
 def run_processes(count, *, quick):
@@ -270,7 +274,13 @@ def scale_memory(arguments, machine):
             for row in rows
         ],
     )
-    return rows
+    return rows, {
+        f"{key} of {row['images']:,} images / {base['images']:,}": measure.spread(
+            [row[key] / base[key]]
+        )
+        for row in rows
+        for key in ("synthesis_bytes", "whole_job_bytes")
+    }
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def main() -> None:
             matmul=64 if arguments.quick else 2_048,
             runs=arguments.runs,
         )
-    measure.report("synthesis", arguments, results, backend)
+    ratios = measure.take_ratios(results["networks"])
+    measure.report("synthesis", arguments, results, backend, ratios=ratios)
 
 
 def torch_facts(torch: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_steps_without_torch(tmp_path, name):
     assert "PyTorch is not here" in stderr
     for result in found["networks"].values():
         assert {row["rival"] for row in result["rows"]} == {"dfkd_jax"}
-        assert result["ratios"] == {}
+    assert found["ratios"] == {}
 
 
 @pytest.mark.parametrize("name", ["synthesis", "distillation"])
@@ -55,11 +55,13 @@ def test_steps_beside_torch(tmp_path, name):
             "dfkd_jax",
             "PyTorch eager",
         }
-        assert result["ratios"]
         # That both do the same work is checked by the command as well.
         assert result["same_work"]["loss"] < 1e-4
         assert result["same_work"]["gradient"] < 1e-4
-    assert found["networks"]
+    assert found["ratios"].keys() >= {
+        f"{name}: PyTorch eager at its best batch / dfkd_jax"
+        for name in found["networks"]
+    }
 
 
 def test_scaling_over_devices(tmp_path):
