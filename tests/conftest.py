@@ -8,9 +8,14 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+from ledger import Ledger
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Ledger())
 
 
 @pytest.fixture

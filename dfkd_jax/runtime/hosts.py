@@ -199,8 +199,8 @@ def leave(status: int) -> None:
     the process is alone or has not failed.
     """
     if _count > 1 and status not in (0, 3):
-        if status > 128:
-            # All were told to stop; whoever is first to go takes the others along.
+        if status == ConfigError.exit_status or status > 128:
+            # It concerns all of them; whoever is first to go takes the others along.
             with contextlib.suppress(Exception):
                 _client.wait_at_barrier("dfkd_jax/stopped", LEAVE_MILLISECONDS)
             time.sleep(0.5 * is_first())
@@ -271,7 +271,7 @@ def _watch(child: int, native: int, place: int, number: int) -> NoReturn:
         for line in lines:
             if held or _COORDINATION.match(line):
                 held.append(line)
-            elif not _GLOO.search(line):
+            elif line.strip() and not _GLOO.search(line):
                 sys.stderr.buffer.write(line)
                 sys.stderr.buffer.flush()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,7 +1,6 @@
 """What happens to a stage, and what must come of it."""
 
 import contextlib
-import json
 import os
 import pathlib
 import random
@@ -335,15 +334,3 @@ FAULTS = {
     "clock back": clock_back,
     "two processes": two_processes,
 }
-
-
-def report(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The counts of all cells and their sums."""
-    total: dict[str, Any] = {"cells": len(cells)}
-    for counts in cells.values():
-        for name, number in counts.items():
-            if name == "longest stop":
-                total[name] = max(total.get(name, 0), number)
-            elif name != "seconds":
-                total[name] = total.get(name, 0) + number
-    return json.loads(json.dumps({"total": total, "cells": cells}))

@@ -11,9 +11,10 @@ import zlib
 
 import pytest
 from faults import FAULTS, Cell
+from ledger import FULL, PROPERTY
 from stages import STAGES
 
-WHOLE = bool(os.environ.get("DFKD_JAX_FAULTS"))
+WHOLE = bool(os.environ.get(FULL))
 SEED = 7
 TIMES = {"SIGKILL": (3, 36), "SIGTERM": (1, 6), "SIGINT": (1, 6)}  # Sample, whole.
 
@@ -31,11 +32,12 @@ def cells():
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("stage", "fault"), cells())
-def test_cell(stages, ledger, tmp_path, stage, fault):
+def test_cell(stages, record_property, tmp_path, stage, fault):
     name = f"{stage} × {fault}"
     times = TIMES.get(fault, (1, 0))[WHOLE]
     cell = Cell(stages[stage], tmp_path, seed=f"{SEED} {name}", times=times)
     started = time.monotonic()
     FAULTS[fault](cell)
     assert cell.counts
-    ledger[name] = cell.counts | {"seconds": round(time.monotonic() - started, 1)}
+    seconds = round(time.monotonic() - started, 1)
+    record_property(PROPERTY, {"cell": name, **cell.counts, "seconds": seconds})
