@@ -6,6 +6,7 @@ Every student must have the digest of one clean run; else the exit status is 1.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import random
@@ -46,8 +47,9 @@ def soak(minutes: float, seed: int, folder: pathlib.Path) -> dict:
                 wait_for_handler(command)
             time.sleep(rng.uniform(0, longest))
             if command.running:
-                os.kill(command.pid, number)
-                counts[number.name] += 1
+                with contextlib.suppress(ProcessLookupError):  # It ended just now.
+                    os.kill(command.pid, number)
+                    counts[number.name] += 1
             status = command.wait()
             assert "Traceback" not in command.stderr, command.stderr
         assert stage.result(run) == clean, "another digest than that of a clean run"

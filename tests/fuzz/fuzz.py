@@ -9,6 +9,7 @@ current folder, and the exit status is 1.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import pathlib
@@ -80,7 +81,11 @@ def run_guided(name: str, inputs: int, seed: int) -> None:
     for place, data in enumerate(make_seeds()):
         (corpus / str(place)).write_bytes(data)
     before, started = megabytes(), time.monotonic()
-    counts = {"engine": f"atheris {atheris.__version__}", "inputs": 0, "taken": 0}
+    counts = {
+        "engine": f"atheris {importlib.metadata.version('atheris')}",
+        "inputs": 0,
+        "taken": 0,
+    }
 
     def one(data):
         counts["inputs"] += 1

@@ -8,6 +8,9 @@ from dfkd_jax.runtime import parallel, weights
 
 LATENTS = jax.random.normal(jax.random.key(1), (8, 6))
 SMALL = {"features": (8, 6, 4), "epsilon": 0.1}
+# Compiled as a whole: one operation after the other takes many times as long.
+logits = jax.jit(network.logits, static_argnums=0)
+train_logits = jax.jit(network.train_logits, static_argnums=0)
 
 
 def make(shape, **fields):
@@ -33,15 +36,15 @@ def test_parameters_of_the_published_generator():
 def test_images_have_the_shape_asked_for(shape, train):
     module, variables = make(shape)
     if train:
-        images, _ = network.train_logits(module, variables, LATENTS, jax.random.key(0))
+        images, _ = train_logits(module, variables, LATENTS, jax.random.key(0))
     else:
-        images = network.logits(module, variables, LATENTS)
+        images = logits(module, variables, LATENTS)
     assert images.shape == (8, *shape)
 
 
 def test_a_batch_is_standardised_in_training():
     module, variables = make((12, 12, 2))
-    images, _ = network.train_logits(module, variables, LATENTS, jax.random.key(0))
+    images, _ = train_logits(module, variables, LATENTS, jax.random.key(0))
     np.testing.assert_allclose(images.mean((0, 1, 2)), np.zeros(2), atol=1e-4)
     np.testing.assert_allclose(images.std((0, 1, 2)), np.ones(2), atol=1e-2)
 
@@ -56,9 +59,7 @@ def test_upsampling_repeats_pixels():
 def test_statistics_over_devices_are_those_of_the_whole_batch():
     alone, variables = make((8, 8, 1))
     shared, _ = make((8, 8, 1), batch_axis=parallel.AXIS)
-    expected, statistics = network.train_logits(
-        alone, variables, LATENTS, jax.random.key(0)
-    )
+    expected, statistics = train_logits(alone, variables, LATENTS, jax.random.key(0))
 
     def step(state, variables, batch, key):
         images, found = network.train_logits(shared, variables, batch, key)

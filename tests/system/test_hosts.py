@@ -261,7 +261,7 @@ def test_one_that_is_told_to_stop_has_all_save(lab, undisturbed, tmp_path):
     """As when one machine of several is to be preempted."""
     workdir = tmp_path / "run"
     changes = {
-        "distillation__num_steps": 300,
+        "distillation__num_steps": 150,
         "distillation__log_every": 10,
         "distillation__checkpoint_every": 1_000,
     }
@@ -275,7 +275,7 @@ def test_one_that_is_told_to_stop_has_all_save(lab, undisturbed, tmp_path):
     assert "The same command goes on from here" in pair.stderr(0)
     assert "Traceback" not in pair.stderr(0) + pair.stderr(1)
     [step] = checkpoint_steps(workdir / "student")
-    assert 10 <= step < 300
+    assert 10 <= step < 150
 
     pair = start_pair(lab, tmp_path / "second", workdir, **changes)
     assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
