@@ -71,3 +71,38 @@ def test_shipped_teachers_are_those_of_their_manifests():
         ]
         assert f"{100 * content['test_accuracy']:.2f}" in row
         assert f"{content['parameters']:,}" in row
+
+
+NETWORKS = {
+    "LeNet-5": "lenet5",
+    "AlexNet (ZSKD)": "alexnet",
+    "AlexNet (Wang)": "alexnet_wang",
+    "ResNet-34": "resnet34",
+    "LeNet-5 → half": "lenet5 to lenet5_half",
+    "AlexNet (ZSKD) → half": "alexnet to alexnet_half, without augmentation",
+    "ResNet-34 → ResNet-18": "resnet34 to resnet18, without augmentation",
+}
+
+
+@pytest.mark.parametrize("step", ["synthesis", "distillation"])
+def test_speed_is_that_of_the_benchmarks(step):
+    results = ROOT / "benchmarks" / "results" / f"{step}-cpu.json"
+    found = json.loads(results.read_text())
+    assert not found["quick"]
+    rows = [
+        line.split("|")[2:-1] for line in README.splitlines() if f"| {step} |" in line
+    ]
+    assert len(rows) > 2
+    for cells in rows:
+        name, ours, theirs, ratio = (cell.strip() for cell in cells)
+        network = NETWORKS[name]
+        for rival, shown in {"dfkd_jax": ours, "PyTorch eager": theirs}.items():
+            medians = [
+                next(value for key, value in row.items() if key.startswith("seconds"))
+                for row in found["networks"][network]["rows"]
+                if row["rival"] == rival
+            ]
+            best = 1e6 * min(value["median"] for value in medians)
+            assert shown == (f"{best:.1f}" if best < 100 else f"{best:,.0f}")
+        best = found["ratios"][f"{network}: PyTorch eager at its best batch / dfkd_jax"]
+        assert ratio == f"{best['median']:.2f}"
