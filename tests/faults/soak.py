@@ -75,6 +75,7 @@ def main() -> int:
     arguments = parser.parse_args()
     from dfkd_jax.runtime import files
 
+    pathlib.Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
             found = soak(arguments.minutes, arguments.seed, pathlib.Path(folder))

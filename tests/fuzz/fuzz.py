@@ -135,6 +135,7 @@ def main() -> int:
 
     from dfkd_jax.runtime import files, workdir
 
+    pathlib.Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     results, failed = {}, False
     for name in [arguments.only] if arguments.only else parsers.TARGETS:
         command = [sys.executable, __file__, "--child", f"--only={name}"]
