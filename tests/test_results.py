@@ -106,3 +106,19 @@ def test_speed_is_that_of_the_benchmarks(step):
             assert shown == (f"{best:.1f}" if best < 100 else f"{best:,.0f}")
         best = found["ratios"][f"{network}: PyTorch eager at its best batch / dfkd_jax"]
         assert ratio == f"{best['median']:.2f}"
+
+
+def test_scaling_is_that_of_the_benchmark():
+    results = ROOT / "benchmarks" / "results" / "scaling-cpu.json"
+    found = json.loads(results.read_text())
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    rows = re.findall(r"^\| (\d) \| × ([\d.]+) \| × ([\d.]+)", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["2", "4", "8"]
+    for devices, *shown in rows:
+        for step, ratio in zip(("synthesis", "distillation"), shown, strict=True):
+            median = found["ratios"][f"{step}: rate of {devices} devices / 1"]["median"]
+            assert ratio == f"{median:.2f}"
+    for key in ("synthesis_bytes", "whole_job_bytes"):
+        growth = found["ratios"][f"{key} of 200,000 images / 10,000"]["median"] - 1
+        assert f"by {100 * growth:.1f} %" in text
+    assert not found["quick"]
