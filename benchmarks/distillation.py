@@ -10,7 +10,7 @@ settings of configs/mnist.py and comes twice, with its augmentation and without;
 others have plain settings. Rivals take turns within one run. A batch size belongs to
 the recipe, so that the ratio is of equal batches; the ratio of the best is beside it.
 
-About 3 minutes on two cores. Without PyTorch its rows are left out.
+About 2 minutes on two cores. Without PyTorch its rows are left out.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ Every measurement is a process of its own.
   an image). The transfer set streams, so that the peak should not grow with it.
   --million adds 1,000,000 images, which need 3.2 GB of disk.
 
-About 6 minutes on two cores.
+About 10 minutes on two cores.
 """
 
 import json

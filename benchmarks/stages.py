@@ -9,7 +9,7 @@ the imports, measured by themselves; `compile` is tracing, compiling and reading
 cache, taken off the stages; `rest` is what lies between them: pictures, results, exit.
 The data set has to be there, or is fetched in the first run.
 
-About 5 minutes a run on two cores with the default config, one cold and one warm run.
+About 10 minutes a run on two cores with the default config, one cold and one warm run.
 """
 
 import json
