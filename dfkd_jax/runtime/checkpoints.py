@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +26,8 @@ def open_checkpoints(
     """A series of checkpoints under `folder`, at multiples of `every_steps`.
 
     One is also saved where processes that are to be preempted agree on it (`hosts`).
-    Half-written checkpoints of a killed process are removed; the newest `keep` stay.
+    What a killed process left half-written or without checksums is removed, since
+    damage to it could not be found; the newest `keep` stay.
 
     Raises:
         StorageError: The folder cannot be written, or the disk is full.
@@ -33,6 +35,11 @@ def open_checkpoints(
     policies = ocp.training
     with files.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if hosts.is_first():
+            for path in folder.iterdir():
+                if path.name.isdigit() and not (path / SEAL).is_file():
+                    shutil.rmtree(path)
+        hosts.barrier()
         checkpointer = policies.Checkpointer(
             folder.absolute(),
             save_decision_policy=policies.save_decision_policies.AnySavePolicy(
@@ -177,7 +184,7 @@ def _seal(path: pathlib.Path) -> None:
 def problem_of(path: pathlib.Path, owner: str | None = None) -> str:
     """What is wrong with a checkpoint by its checksums; nothing if it has none.
 
-    A process that was killed right after saving leaves a whole checkpoint without them.
+    Those that others made have none.
 
     Args:
         path: Folder of the checkpoint.

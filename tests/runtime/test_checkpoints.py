@@ -208,6 +208,8 @@ def test_a_checkpoint_of_another_run(tmp_path):
 
 
 def test_killed_between_saving_and_its_checksums(tmp_path):
-    save(tmp_path, [5])
-    (tmp_path / "5" / checkpoints.SEAL).unlink()
+    """Damage to what has none could not be found: the one before is taken."""
+    save(tmp_path, [5, 10])
+    (tmp_path / "10" / checkpoints.SEAL).unlink()
     assert_same(restore(tmp_path, make_state(0)), make_state(5))
+    assert not (tmp_path / "10").exists()

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import command_runner
 import numpy as np
 
-from dfkd_jax.runtime import weights
+from dfkd_jax.runtime import checkpoints, weights
 
 TINY = {
     "cpu_devices": 2,
@@ -112,8 +111,8 @@ def identity(path: pathlib.Path) -> tuple[int, int]:
 
 def checkpoint_steps(folder: pathlib.Path) -> list[int]:
     """Steps of the finished checkpoints in `folder`, in order."""
-    names = os.listdir(folder) if folder.is_dir() else ()
-    return sorted(int(name) for name in names if name.isdigit())
+    seals = folder.glob(f"*/{checkpoints.SEAL}")
+    return sorted(int(seal.parent.name) for seal in seals)
 
 
 def shards(workdir: pathlib.Path) -> dict[str, tuple[int, int]]:
