@@ -170,7 +170,8 @@ class SynthesisConfig:
     Attributes:
         num_images: Size of the transfer set.
         images_per_device: Images optimised together on one device; also the size of a
-            shard of the transfer set. Images depend on it only through rounding.
+            shard of the transfer set. Images depend on it only through rounding, unless
+            there is a `batch_norm` prior.
         num_steps: Optimiser steps an image gets; 0 leaves images as they start.
         steps_per_call: Steps in one call of the device (an inner `lax.scan`).
         learning_rate: Adam's, on the parameters of the images.
@@ -186,7 +187,10 @@ class SynthesisConfig:
         init_offset: Added before the sigmoid; below 0 images start dark.
         total_variation: Weight of the total variation prior.
         l2: Weight of the squared norm of the standardised pixels.
+        batch_norm: Weight of the distance between the statistics of the images of a
+            device and those that the teacher's BatchNorms keep (DeepInversion).
         max_shift: Largest random shift, in pixels, before the teacher looks.
+        flip: Probability that images are mirrored before the teacher looks.
         checkpoint_seconds: A batch that takes longer than this is checkpointed.
     """
 
@@ -204,7 +208,9 @@ class SynthesisConfig:
     init_offset: float = 0.0
     total_variation: float = 1.5e-3
     l2: float = 3e-4
+    batch_norm: float = 0.0
     max_shift: int = 1
+    flip: float = 0.0
     checkpoint_seconds: float = 60.0
 
     def validate(self, path: str) -> None:
@@ -230,9 +236,11 @@ class SynthesisConfig:
             "init_scale",
             "total_variation",
             "l2",
+            "batch_norm",
             "max_shift",
             "checkpoint_seconds",
         )
+        _probability(self, path, "flip")
         _require(
             bool(self.grid_factors) and min(self.grid_factors) >= 1,
             f"{path}.grid_factors",

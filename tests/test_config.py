@@ -152,6 +152,7 @@ RANGES = {
                 "init_scale",
                 "total_variation",
                 "l2",
+                "batch_norm",
                 "max_shift",
                 "checkpoint_seconds",
             ],
@@ -165,7 +166,7 @@ RANGES = {
                 "noise",
             ],
         },
-        UNIT: {"distillation": ["mixup", "cutmix"]},
+        UNIT: {"synthesis": ["flip"], "distillation": ["mixup", "cutmix"]},
     },
     "dafl": {
         POSITIVE: {

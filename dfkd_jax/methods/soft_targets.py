@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dfkd_jax.config import ExperimentConfig, TargetsConfig
+from dfkd_jax.config import ExperimentConfig, SynthesisConfig, TargetsConfig
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.methods.task import Made, Task
@@ -31,9 +31,23 @@ from dfkd_jax.targets import dirichlet, gaussian
 def check(config: ExperimentConfig, teacher: weights.TrainedNetwork) -> None:
     """Raises ConfigError where the settings do not suit the teacher or the devices."""
     find_feature_layer(config.targets, teacher)
+    check_priors(config.synthesis, teacher)
     parallel.check_devices(
         config.distillation.batch_size, setting="config.distillation.batch_size"
     )
+
+
+def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) -> None:
+    """Raises ConfigError where a prior needs what the teacher has not."""
+    shape = tuple(teacher.description.image_shape)
+    if synthesis.batch_norm and not networks.has_batch_norm(
+        teacher.module, teacher.variables, shape
+    ):
+        raise ConfigError(
+            f"config.synthesis.batch_norm={synthesis.batch_norm} is not possible: the "
+            f"teacher {teacher.description.network!r} has no BatchNorm whose statistics "
+            "images could have. Set it to 0."
+        )
 
 
 def make_student(task: Task) -> Made:
