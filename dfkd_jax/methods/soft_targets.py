@@ -1,7 +1,7 @@
 """Wang (AAAI 2021): soft labels from the teacher's weights, images for them, a student.
 
-The paper's own distribution of soft labels and ZSKD's Dirichlet are choices of
-`config.targets`; images that are left as they start (`config.synthesis.num_steps=0`)
+The paper's own distribution of soft labels, ZSKD's Dirichlet and hard labels are choices
+of `config.targets`; images that are left as they start (`config.synthesis.num_steps=0`)
 are the baseline of unoptimised noise.
 
 Two stages leave their results in the work directory and are skipped when these are
@@ -25,7 +25,7 @@ from dfkd_jax.reporting import figures, soft_labels
 from dfkd_jax.runtime import hosts, parallel, precision, progress, weights
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
-from dfkd_jax.targets import dirichlet, gaussian
+from dfkd_jax.targets import dirichlet, gaussian, one_hot
 
 
 def check(config: ExperimentConfig, teacher: weights.TrainedNetwork) -> None:
@@ -45,8 +45,8 @@ def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) ->
     ):
         raise ConfigError(
             f"config.synthesis.batch_norm={synthesis.batch_norm} is not possible: the "
-            f"teacher {teacher.description.network!r} has no BatchNorm whose statistics "
-            "images could have. Set it to 0."
+            f"teacher {teacher.description.network!r} has no BatchNorm with statistics "
+            "that images could have. Set it to 0."
         )
 
 
@@ -276,6 +276,8 @@ def make_targets(
 ) -> Any:
     """`draw(keys [batch]) -> soft labels [batch, classes]` as the config asks."""
     params = teacher.variables["params"]
+    if targets.distribution == "one_hot":
+        return one_hot.labels(teacher.description.num_classes)
     if targets.distribution == "dirichlet":
         last = list(teacher.layers().values())[-1]
         kernel = jnp.asarray(networks.lookup(params, last.kernel_layer)["kernel"])

@@ -1,7 +1,7 @@
 """What is known of images before any is seen.
 
-They are smooth, may be shifted and mirrored, and a batch of them has the statistics that
-the teacher's BatchNorms keep.
+They are smooth, may be shifted and mirrored, and a batch of them has the statistics
+that the teacher's BatchNorms keep.
 """
 
 import jax
