@@ -540,11 +540,19 @@ class DaflConfig(GeneratedConfig):
         one_hot_weight: Of the one-hot loss.
         information_weight: Of the information entropy loss.
         activation_weight: Of the activation loss.
+        optimizer: The student's: "adamw", or "sgd" with Nesterov's momentum.
+        schedule: Of the student's learning rate: "constant", or "cosine" to 0.
+        weight_decay: The student's.
+        momentum: Of "sgd".
     """
 
     generator: GeneratorConfig = GeneratorConfig(epsilon=0.8, learning_rate=0.2)
     num_steps: int = 24_000
     learning_rate: float = 2e-3
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    momentum: float = 0.9
     feature_layer: str = ""
     one_hot_weight: float = 1.0
     information_weight: float = 5.0
@@ -554,7 +562,9 @@ class DaflConfig(GeneratedConfig):
         """Raises ConfigError for a value out of range."""
         super().validate(path)
         keys = ("one_hot_weight", "information_weight", "activation_weight")
-        _not_negative(self, path, *keys)
+        _not_negative(self, path, *keys, "weight_decay")
+        _optimizer(self, path)
+        _one_of("schedule", self.schedule, ("cosine", "constant"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

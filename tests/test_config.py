@@ -185,7 +185,12 @@ RANGES = {
             "generator": ["learning_rate", "epsilon"],
         },
         NOT_NEGATIVE: {
-            "": ["one_hot_weight", "information_weight", "activation_weight"]
+            "": [
+                "one_hot_weight",
+                "information_weight",
+                "activation_weight",
+                "weight_decay",
+            ]
         },
     },
     "dfad": {
@@ -380,6 +385,8 @@ def test_what_reads_real_data_names_it(kind):
         ("dafl", {"generator.features": (8, 8, 0)}, "each at least 1"),
         ("dfad", {"momentum": 1.0}, "config.momentum=1.0"),
         ("teacher", {"momentum": 1.0}, "config.momentum=1.0"),
+        ("dafl", {"optimizer": "adam"}, "config.optimizer='adam'"),
+        ("dafl", {"schedule": "steps"}, "config.schedule='steps'"),
         ("teacher", {"optimizer": "adam"}, "config.optimizer='adam'"),
         (
             "distillation",

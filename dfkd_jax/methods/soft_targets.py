@@ -1,8 +1,8 @@
 """Wang (AAAI 2021): soft labels from the teacher's weights, images for them, a student.
 
-The paper's own distribution of soft labels, ZSKD's Dirichlet and hard labels are choices
-of `config.targets`; images that are left as they start (`config.synthesis.num_steps=0`)
-are the baseline of unoptimised noise.
+The paper's own distribution of soft labels, ZSKD's Dirichlet and DeepInversion's hard
+labels are choices of `config.targets`; images that are left as they start
+(`config.synthesis.num_steps=0`) are the baseline of unoptimised noise.
 
 Two stages leave their results in the work directory and are skipped when these are
 there: `transfer_set/` (synthesis) and `student.safetensors` (distillation).
