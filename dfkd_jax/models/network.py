@@ -130,10 +130,28 @@ def features_logits_and_moments(
 
     The network is in evaluation mode: what it says of an image does not depend on the
     others, the moments do. They are those of `images`, of one device. A BatchNorm that
-    is called twice counts twice.
+    is called twice counts twice; those inside of an `nn.scan` are not seen.
     """
     seen: list[Any] = []
+    with nn.intercept_methods(_looking_at(layer, seen)):
+        result, moments = _logits_and_moments(module, variables, images)
+    return seen[0].astype(result.dtype), result, moments
 
+
+def has_batch_norm(
+    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
+) -> bool:
+    """Whether there are moments of a BatchNorm; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    _, moments = jax.eval_shape(
+        lambda variables, images: _logits_and_moments(module, variables, images),
+        variables,
+        images,
+    )
+    return bool(moments)
+
+
+def _logits_and_moments(module, variables, images):
     def keep_moments(call, arguments, keywords, context):
         norm = context.module
         if isinstance(norm, nn.BatchNorm) and _is_call(context):
@@ -143,35 +161,12 @@ def features_logits_and_moments(
             norm.sow(_MOMENTS, "seen", _moments(norm, inputs))
         return call(*arguments, **keywords)
 
-    with (
-        nn.intercept_methods(_looking_at(layer, seen)),
-        nn.intercept_methods(keep_moments),
-    ):
+    with nn.intercept_methods(keep_moments):
         result, kept = module.apply(
             variables, images, mutable=[_MOMENTS], **mode(module, train=False)
         )
     moments = jax.tree.leaves(kept, is_leaf=lambda node: isinstance(node, Moments))
-    return seen[0].astype(result.dtype), result, moments
-
-
-def has_batch_norm(
-    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
-) -> bool:
-    """Whether the network calls a BatchNorm; nothing is computed."""
-    found = []
-
-    def look(call, arguments, keywords, context):
-        found.append(isinstance(context.module, nn.BatchNorm))
-        return call(*arguments, **keywords)
-
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(look):
-        jax.eval_shape(
-            lambda variables, images: logits(module, variables, images),
-            variables,
-            images,
-        )
-    return any(found)
+    return result, moments
 
 
 def head(

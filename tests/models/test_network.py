@@ -290,6 +290,28 @@ def test_whether_there_is_a_batch_norm(name, has):
     assert network.has_batch_norm(module, variables, images.shape[1:]) == has
 
 
+class Scanned(nn.Module):
+    """A BatchNorm in a loop."""
+
+    @nn.compact
+    def __call__(self, x):
+        loop = nn.scan(
+            lambda block, x, _: (block(x), None),
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=2,
+        )
+        x, _ = loop(RematBlock(name="block"), x, None)
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def test_batch_norms_that_cannot_be_seen_are_not_claimed():
+    """A prior without effect would be worse than one that is refused."""
+    variables = network.init(Scanned(), KEY, SHAPE)
+    assert variables["batch_stats"]["block"]["norm"]["mean"].shape == (2, 2)
+    assert not network.has_batch_norm(Scanned(), variables, SHAPE)
+
+
 def test_dropout_follows_the_key():
     module, images, variables = case("SmallCnn")
     one, two, three = (
