@@ -143,8 +143,7 @@ def measure_network(title, case, sizes, count, *, torch, matmul, runs):
 
     teacher = measure.multiply_adds(case.module, case.variables, case.image_shape)
     learner = measure.multiply_adds(student, variables, case.image_shape)
-    # Nobody needs the gradient of the images that the student sees.
-    operations = 2 * (sum(teacher) + 3 * sum(learner) - learner[0])
+    operations = measure.distillation_operations(teacher, learner)
     rows = [
         {
             "rival": key[0],

@@ -158,6 +158,29 @@ def multiply_adds(module: Any, variables: Any, image_shape: Any) -> list[int]:
     ]
 
 
+def synthesis_operations(teacher: Sequence[int]) -> int:
+    """An image and step: the teacher forwards, and the gradient of the image.
+
+    Args:
+        teacher: From `multiply_adds`, as in what follows; one of these is two
+            operations.
+    """
+    return 2 * 2 * sum(teacher)
+
+
+def training_operations(network: Sequence[int]) -> int:
+    """An image: forwards, and the gradients of features and kernels.
+
+    Nobody needs the gradient of the images, the first layer's features.
+    """
+    return 2 * (3 * sum(network) - network[0])
+
+
+def distillation_operations(teacher: Sequence[int], student: Sequence[int]) -> int:
+    """An image: the teacher is asked, the student trained."""
+    return 2 * sum(teacher) + training_operations(student)
+
+
 def report(
     name: str,
     arguments: argparse.Namespace,

@@ -141,7 +141,7 @@ def measure_network(
                 note = f"torch.compile does not work here: {type(error).__name__}"
                 progress.warn(f"{note}: {error}")
 
-    operations = 4 * sum(
+    operations = measure.synthesis_operations(
         measure.multiply_adds(case.module, case.variables, case.image_shape)
     )
     rows = [

@@ -37,6 +37,7 @@ _at_least_one = _each(lambda value: value >= 1, "must be at least 1")
 _above_zero = _each(lambda value: value > 0, "must be above 0")
 _not_negative = _each(lambda value: value >= 0, "must not be negative")
 _probability = _each(lambda value: 0 <= value <= 1, "must be from 0 to 1")
+_momentum = _each(lambda value: 0 <= value < 1, "must be from 0 to below 1")
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -45,6 +46,12 @@ def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
             f"config.{key}={value!r} is not known: choose one of {', '.join(choices)}."
             + did_you_mean(value, choices)
         )
+
+
+def _optimizer(config: Any, path: str) -> None:
+    key = f"{path}.optimizer" if path else "optimizer"
+    _one_of(key, config.optimizer, ("adamw", "sgd"))
+    _momentum(config, path, "momentum")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +124,8 @@ class TargetsConfig:
     """Where soft labels come from.
 
     Attributes:
-        distribution: "gaussian" (Wang, 2021) or "dirichlet" (ZSKD).
+        distribution: "gaussian" (Wang, 2021), "dirichlet" (ZSKD), or "one_hot": hard
+            labels, drawn evenly (DeepInversion).
         feature_layer: Layer whose output, before the activation, is modelled
             (gaussian): its name in the parameter tree, with slashes where nested.
             Empty: the layer before the last. `python -m dfkd_jax.inspect` lists them.
@@ -148,7 +156,11 @@ class TargetsConfig:
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for a value out of range."""
-        _one_of(f"{path}.distribution", self.distribution, ("gaussian", "dirichlet"))
+        _one_of(
+            f"{path}.distribution",
+            self.distribution,
+            ("gaussian", "dirichlet", "one_hot"),
+        )
         _one_of(f"{path}.scale", self.scale, ("variance", "std"))
         _one_of(f"{path}.weights", self.weights, ("incoming", "outgoing"))
         _one_of(f"{path}.window", self.window, ("flatten", "average"))
@@ -170,7 +182,8 @@ class SynthesisConfig:
     Attributes:
         num_images: Size of the transfer set.
         images_per_device: Images optimised together on one device; also the size of a
-            shard of the transfer set. Images depend on it only through rounding.
+            shard of the transfer set. Images depend on it only through rounding, unless
+            there is a `batch_norm` prior.
         num_steps: Optimiser steps an image gets; 0 leaves images as they start.
         steps_per_call: Steps in one call of the device (an inner `lax.scan`).
         learning_rate: Adam's, on the parameters of the images.
@@ -186,7 +199,10 @@ class SynthesisConfig:
         init_offset: Added before the sigmoid; below 0 images start dark.
         total_variation: Weight of the total variation prior.
         l2: Weight of the squared norm of the standardised pixels.
+        batch_norm: Weight of the distance between the statistics of the images of a
+            device and those that the teacher's BatchNorms keep (DeepInversion).
         max_shift: Largest random shift, in pixels, before the teacher looks.
+        flip: Probability that images are mirrored before the teacher looks.
         checkpoint_seconds: A batch that takes longer than this is checkpointed.
     """
 
@@ -204,7 +220,9 @@ class SynthesisConfig:
     init_offset: float = 0.0
     total_variation: float = 1.5e-3
     l2: float = 3e-4
+    batch_norm: float = 0.0
     max_shift: int = 1
+    flip: float = 0.0
     checkpoint_seconds: float = 60.0
 
     def validate(self, path: str) -> None:
@@ -230,9 +248,11 @@ class SynthesisConfig:
             "init_scale",
             "total_variation",
             "l2",
+            "batch_norm",
             "max_shift",
             "checkpoint_seconds",
         )
+        _probability(self, path, "flip")
         _require(
             bool(self.grid_factors) and min(self.grid_factors) >= 1,
             f"{path}.grid_factors",
@@ -259,10 +279,12 @@ class DistillationConfig:
     Attributes:
         num_steps: Optimiser steps; the student after the last one is the result.
         batch_size: Pseudo samples in a step, over all devices.
-        learning_rate: AdamW's peak.
+        optimizer: "adamw", or "sgd" with Nesterov's momentum.
+        learning_rate: The optimiser's peak.
         schedule: Of the learning rate after the warm-up: "cosine" to 0, or "constant".
         warmup_steps: Steps of linear warm-up.
-        weight_decay: AdamW's.
+        weight_decay: The optimiser's.
+        momentum: Of "sgd".
         labels: "fresh" asks the teacher about every augmented batch; "stored" uses the
             soft labels that images were made for, or the labels of real images (no
             mixing then).
@@ -270,6 +292,8 @@ class DistillationConfig:
         temperature: τ of "hinton" and of stored labels.
         mixup: Probability of mixup with another pseudo sample.
         cutmix: Probability of CutMix.
+        max_shift: Largest random shift by whole pixels.
+        flip: Probability that an image is mirrored.
         shift: Standard deviation of random shifts, in pixels.
         affine: Standard deviation of the linear map's entries.
         elastic: Standard deviation of elastic displacements, in pixels.
@@ -282,15 +306,19 @@ class DistillationConfig:
 
     num_steps: int = 10_000
     batch_size: int = 128
+    optimizer: str = "adamw"
     learning_rate: float = 4e-3
     schedule: str = "cosine"
     warmup_steps: int = 200
     weight_decay: float = 0.0
+    momentum: float = 0.9
     labels: str = "fresh"
     loss: str = "hinton"
     temperature: float = 4.0
     mixup: float = 0.4
     cutmix: float = 0.3
+    max_shift: int = 0
+    flip: float = 0.0
     shift: float = 0.5
     affine: float = 0.2
     elastic: float = 0.5
@@ -315,7 +343,8 @@ class DistillationConfig:
         _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
         _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
         _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
-        _probability(self, path, "mixup", "cutmix")
+        _probability(self, path, "mixup", "cutmix", "flip")
+        _optimizer(self, path)
         _require(
             self.mixup + self.cutmix <= 1,
             f"{path}.mixup+cutmix",
@@ -326,6 +355,7 @@ class DistillationConfig:
             self,
             path,
             "weight_decay",
+            "max_shift",
             "shift",
             "affine",
             "elastic",
@@ -510,11 +540,19 @@ class DaflConfig(GeneratedConfig):
         one_hot_weight: Of the one-hot loss.
         information_weight: Of the information entropy loss.
         activation_weight: Of the activation loss.
+        optimizer: The student's: "adamw", or "sgd" with Nesterov's momentum.
+        schedule: Of the student's learning rate: "constant", or "cosine" to 0.
+        weight_decay: The student's.
+        momentum: Of "sgd".
     """
 
     generator: GeneratorConfig = GeneratorConfig(epsilon=0.8, learning_rate=0.2)
     num_steps: int = 24_000
     learning_rate: float = 2e-3
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    momentum: float = 0.9
     feature_layer: str = ""
     one_hot_weight: float = 1.0
     information_weight: float = 5.0
@@ -524,7 +562,9 @@ class DaflConfig(GeneratedConfig):
         """Raises ConfigError for a value out of range."""
         super().validate(path)
         keys = ("one_hot_weight", "information_weight", "activation_weight")
-        _not_negative(self, path, *keys)
+        _not_negative(self, path, *keys, "weight_decay")
+        _optimizer(self, path)
+        _one_of("schedule", self.schedule, ("cosine", "constant"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -546,7 +586,7 @@ class DfadConfig(GeneratedConfig):
         super().validate(path)
         _at_least_one(self, path, "student_steps")
         _not_negative(self, path, "weight_decay")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        _momentum(self, path, "momentum")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -614,10 +654,14 @@ class TeacherTrainingConfig:
         network: A name of `models/registry.py`.
         num_epochs: Passes over the training part.
         batch_size: Images in a step, over all devices.
-        learning_rate: AdamW's peak; cosine decay to 0.
+        optimizer: "adamw", or "sgd" with Nesterov's momentum.
+        learning_rate: The optimiser's peak; cosine decay to 0.
         warmup_steps: Steps of linear warm-up.
-        weight_decay: AdamW's.
+        weight_decay: The optimiser's.
+        momentum: Of "sgd".
         max_shift: Largest random shift, in pixels.
+        flip: Probability that an image is mirrored.
+        cutout: Side of a square that is covered in every image, in pixels.
         log_every: Steps between two lines of metrics.
         checkpoint_every: Steps between two checkpoints.
         data: Training and test set.
@@ -632,10 +676,14 @@ class TeacherTrainingConfig:
     network: str = "lenet5"
     num_epochs: int = 20
     batch_size: int = 128
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-4
+    momentum: float = 0.9
     max_shift: int = 2
+    flip: float = 0.0
+    cutout: int = 0
     log_every: int = 100
     checkpoint_every: int = 1_000
     data: DataConfig = DataConfig()
@@ -660,7 +708,9 @@ class TeacherTrainingConfig:
             self, path, "num_epochs", "batch_size", "log_every", "checkpoint_every"
         )
         _above_zero(self, path, "learning_rate")
-        _not_negative(self, path, "warmup_steps", "weight_decay", "max_shift")
+        _not_negative(self, path, "warmup_steps", "weight_decay", "max_shift", "cutout")
+        _probability(self, path, "flip")
+        _optimizer(self, path)
 
 
 def _validate_run(config: Any) -> None:

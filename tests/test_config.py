@@ -152,11 +152,13 @@ RANGES = {
                 "init_scale",
                 "total_variation",
                 "l2",
+                "batch_norm",
                 "max_shift",
                 "checkpoint_seconds",
             ],
             "distillation": [
                 "weight_decay",
+                "max_shift",
                 "shift",
                 "affine",
                 "elastic",
@@ -165,7 +167,7 @@ RANGES = {
                 "noise",
             ],
         },
-        UNIT: {"distillation": ["mixup", "cutmix"]},
+        UNIT: {"synthesis": ["flip"], "distillation": ["mixup", "cutmix", "flip"]},
     },
     "dafl": {
         POSITIVE: {
@@ -183,7 +185,12 @@ RANGES = {
             "generator": ["learning_rate", "epsilon"],
         },
         NOT_NEGATIVE: {
-            "": ["one_hot_weight", "information_weight", "activation_weight"]
+            "": [
+                "one_hot_weight",
+                "information_weight",
+                "activation_weight",
+                "weight_decay",
+            ]
         },
     },
     "dfad": {
@@ -199,8 +206,9 @@ RANGES = {
         POSITIVE: {"": ["num_epochs", "batch_size", "log_every", "checkpoint_every"]},
         ABOVE_ZERO: {"": ["learning_rate"]},
         NOT_NEGATIVE: {
-            "": ["cpu_devices", "warmup_steps", "weight_decay", "max_shift"]
+            "": ["cpu_devices", "warmup_steps", "weight_decay", "max_shift", "cutout"]
         },
+        UNIT: {"": ["flip"]},
     },
 }
 
@@ -376,6 +384,20 @@ def test_what_reads_real_data_names_it(kind):
         ("dafl", {"generator.features": (8, 8)}, "config.generator.features=(8, 8)"),
         ("dafl", {"generator.features": (8, 8, 0)}, "each at least 1"),
         ("dfad", {"momentum": 1.0}, "config.momentum=1.0"),
+        ("teacher", {"momentum": 1.0}, "config.momentum=1.0"),
+        ("dafl", {"optimizer": "adam"}, "config.optimizer='adam'"),
+        ("dafl", {"schedule": "steps"}, "config.schedule='steps'"),
+        ("teacher", {"optimizer": "adam"}, "config.optimizer='adam'"),
+        (
+            "distillation",
+            {"distillation.momentum": -0.1},
+            "config.distillation.momentum=-0.1",
+        ),
+        (
+            "distillation",
+            {"distillation.optimizer": "SGD"},
+            "config.distillation.optimizer='SGD' is not known: choose one of adamw",
+        ),
         ("dfad", {"one_hot_weight": 1.0}, "config.one_hot_weight is not a setting"),
         ("real_data", {"synthesis": {}}, "config.synthesis is not a setting"),
     ],

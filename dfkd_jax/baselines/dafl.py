@@ -12,7 +12,7 @@ from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DaflConfig
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.runtime import weights
+from dfkd_jax.runtime import optimisation, weights
 
 
 def check(config: DaflConfig, teacher: weights.TrainedNetwork) -> None:
@@ -36,7 +36,17 @@ def make_student(task: Task) -> Made:
     made = game.make_student(
         task,
         make_step,
-        student_optimizer=optax.adam(config.learning_rate),
+        student_optimizer=optimisation.make_optimizer(
+            config.optimizer,
+            optimisation.warmup_then(
+                config.schedule,
+                config.learning_rate,
+                warmup_steps=0,
+                num_steps=config.num_steps,
+            ),
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        ),
         generator_optimizer=optax.adam(config.generator.learning_rate),
         student_batches=1,
     )

@@ -6,14 +6,20 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-import optax
 from flax import linen as nn
 
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import step as steps
 from dfkd_jax.models import network
-from dfkd_jax.runtime import feed, optimisation, rng, training, writers
+from dfkd_jax.runtime import (
+    augmentation,
+    feed,
+    optimisation,
+    rng,
+    training,
+    writers,
+)
 
 
 class Source(Protocol):
@@ -38,6 +44,14 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
                 other,
                 mixup=config.mixup,
                 cutmix=config.cutmix,
+            )
+        if config.max_shift:
+            image = augmentation.shift(
+                rng.stream(key, "shift"), image, max_shift=config.max_shift
+            )
+        if config.flip:
+            image = augmentation.flip(
+                rng.stream(key, "flip"), image, probability=config.flip
             )
         if config.shift or config.affine or config.elastic:
             image = augmentations.warp(
@@ -100,7 +114,12 @@ def distil(
     state = steps.create_state(
         student=student,
         variables=network.init(student, rng.stream(root, "student"), image_shape),
-        optimizer=optax.adamw(schedule, weight_decay=config.weight_decay),
+        optimizer=optimisation.make_optimizer(
+            config.optimizer,
+            schedule,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        ),
     )
     step = steps.make_step(
         student=student,

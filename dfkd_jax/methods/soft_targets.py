@@ -1,8 +1,8 @@
 """Wang (AAAI 2021): soft labels from the teacher's weights, images for them, a student.
 
-The paper's own distribution of soft labels and ZSKD's Dirichlet are choices of
-`config.targets`; images that are left as they start (`config.synthesis.num_steps=0`)
-are the baseline of unoptimised noise.
+The paper's own distribution of soft labels, ZSKD's Dirichlet and DeepInversion's hard
+labels are choices of `config.targets`; images that are left as they start
+(`config.synthesis.num_steps=0`) are the baseline of unoptimised noise.
 
 Two stages leave their results in the work directory and are skipped when these are
 there: `transfer_set/` (synthesis) and `student.safetensors` (distillation).
@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dfkd_jax.config import ExperimentConfig, TargetsConfig
+from dfkd_jax.config import ExperimentConfig, SynthesisConfig, TargetsConfig
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.methods.task import Made, Task
@@ -25,15 +25,29 @@ from dfkd_jax.reporting import figures, soft_labels
 from dfkd_jax.runtime import hosts, parallel, precision, progress, weights
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
-from dfkd_jax.targets import dirichlet, gaussian
+from dfkd_jax.targets import dirichlet, gaussian, one_hot
 
 
 def check(config: ExperimentConfig, teacher: weights.TrainedNetwork) -> None:
     """Raises ConfigError where the settings do not suit the teacher or the devices."""
     find_feature_layer(config.targets, teacher)
+    check_priors(config.synthesis, teacher)
     parallel.check_devices(
         config.distillation.batch_size, setting="config.distillation.batch_size"
     )
+
+
+def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) -> None:
+    """Raises ConfigError where a prior needs what the teacher has not."""
+    shape = tuple(teacher.description.image_shape)
+    if synthesis.batch_norm and not networks.has_batch_norm(
+        teacher.module, teacher.variables, shape
+    ):
+        raise ConfigError(
+            f"config.synthesis.batch_norm={synthesis.batch_norm} is not possible: the "
+            f"teacher {teacher.description.network!r} has no BatchNorm with statistics "
+            "that images could have. Set it to 0."
+        )
 
 
 def make_student(task: Task) -> Made:
@@ -262,6 +276,8 @@ def make_targets(
 ) -> Any:
     """`draw(keys [batch]) -> soft labels [batch, classes]` as the config asks."""
     params = teacher.variables["params"]
+    if targets.distribution == "one_hot":
+        return one_hot.labels(teacher.description.num_classes)
     if targets.distribution == "dirichlet":
         last = list(teacher.layers().values())[-1]
         kernel = jnp.asarray(networks.lookup(params, last.kernel_layer)["kernel"])

@@ -8,10 +8,11 @@ tree, by intercepting calls. `layer` is that name, with slashes where modules ar
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 # How networks are told whether they are trained, and what they are told when not.
@@ -22,6 +23,16 @@ MODE_ARGUMENTS = {
     "deterministic": True,
     "use_running_average": True,
 }
+_MOMENTS = "moments"  # A collection that lives as long as a call.
+
+
+class Moments(NamedTuple):
+    """What a BatchNorm gets of a batch, and what it keeps; `[features]` each."""
+
+    mean: Any
+    var: Any
+    running_mean: Any
+    running_var: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,17 +117,56 @@ def features_and_logits(
     module: nn.Module, variables: Any, images: Any, *, layer: str
 ) -> tuple[Any, Any]:
     """Output of `layer`, `[batch, …, units]`, and logits, in evaluation mode."""
-    seen = []
-
-    def look(call, arguments, keywords, context):
-        outputs = call(*arguments, **keywords)
-        if _is_call(context) and _name(context.module) == layer:
-            seen.append(outputs)
-        return outputs
-
-    with nn.intercept_methods(look):
+    seen: list[Any] = []
+    with nn.intercept_methods(_looking_at(layer, seen)):
         result = logits(module, variables, images)
     return seen[0].astype(result.dtype), result
+
+
+def features_logits_and_moments(
+    module: nn.Module, variables: Any, images: Any, *, layer: str
+) -> tuple[Any, Any, list[Moments]]:
+    """As `features_and_logits`, and what every BatchNorm gets of the batch.
+
+    The network is in evaluation mode: what it says of an image does not depend on the
+    others, the moments do. They are those of `images`, of one device. A BatchNorm that
+    is called twice counts twice; those inside of an `nn.scan` are not seen.
+    """
+    seen: list[Any] = []
+    with nn.intercept_methods(_looking_at(layer, seen)):
+        result, moments = _logits_and_moments(module, variables, images)
+    return seen[0].astype(result.dtype), result, moments
+
+
+def has_batch_norm(
+    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
+) -> bool:
+    """Whether there are moments of a BatchNorm; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    _, moments = jax.eval_shape(
+        lambda variables, images: _logits_and_moments(module, variables, images),
+        variables,
+        images,
+    )
+    return bool(moments)
+
+
+def _logits_and_moments(module, variables, images):
+    def keep_moments(call, arguments, keywords, context):
+        norm = context.module
+        if isinstance(norm, nn.BatchNorm) and _is_call(context):
+            inputs = arguments[0] if arguments else keywords["x"]
+            # Put down as linen's own: what a list would catch inside of a transformed
+            # module (`nn.remat`) could not leave it.
+            norm.sow(_MOMENTS, "seen", _moments(norm, inputs))
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(keep_moments):
+        result, kept = module.apply(
+            variables, images, mutable=[_MOMENTS], **mode(module, train=False)
+        )
+    moments = jax.tree.leaves(kept, is_leaf=lambda node: isinstance(node, Moments))
+    return result, moments
 
 
 def head(
@@ -239,6 +289,31 @@ def _chain(found):
 
 def _has_kernel(layer):
     return layer.kernel_layer == layer.name
+
+
+def _looking_at(layer, seen):
+    """An interceptor that appends to `seen` what `layer` says."""
+
+    def look(call, arguments, keywords, context):
+        outputs = call(*arguments, **keywords)
+        if _is_call(context) and _name(context.module) == layer:
+            seen.append(outputs)
+        return outputs
+
+    return look
+
+
+def _moments(norm, inputs):
+    """Over all axes but those of the features, in float32."""
+    features = {axis % inputs.ndim for axis in np.atleast_1d(norm.axis).tolist()}
+    others = tuple(axis for axis in range(inputs.ndim) if axis not in features)
+    inputs = inputs.astype(jnp.float32)
+    return Moments(
+        mean=inputs.mean(others),
+        var=inputs.var(others),
+        running_mean=norm.get_variable("batch_stats", "mean"),
+        running_var=norm.get_variable("batch_stats", "var"),
+    )
 
 
 def _is_call(context):

@@ -32,6 +32,26 @@ def warmup_cosine(peak: float, *, warmup_steps: int, num_steps: int) -> optax.Sc
     )
 
 
+def make_optimizer(
+    name: str, schedule: optax.Schedule, *, weight_decay: float, momentum: float
+) -> optax.GradientTransformation:
+    """The optimiser called "adamw" or "sgd".
+
+    Args:
+        name: "sgd" is with Nesterov's momentum.
+        schedule: Of the learning rate.
+        weight_decay: Of all parameters. Apart from the gradient for "adamw"; joins it
+            for "sgd", as in PyTorch.
+        momentum: For "sgd".
+    """
+    if name == "adamw":
+        return optax.adamw(schedule, weight_decay=weight_decay)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(schedule, momentum=momentum, nesterov=True),
+    )
+
+
 def update(
     state: Any, gradients: Any, model_state: Any, metrics: dict[str, Any]
 ) -> tuple[Any, Any]:

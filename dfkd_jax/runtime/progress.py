@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def track(
-    description: str, *, total: int, done: int, unit: str
+    description: str, *, total: int, done: int, unit: str, images: int = 0
 ) -> Iterator[Callable[..., None]]:
     """Shows how far a stage is, at what rate, and when it will be done.
 
@@ -54,18 +54,19 @@ def track(
         total: Units of work in all.
         done: Units that an earlier run finished; they do not count towards the rate.
         unit: What a unit is called, in the plural.
+        images: In a unit, where their rate is worth showing too.
 
     Yields:
         `update(done, **values)`, to be called with the units done so far and numbers
         worth showing.
     """
     bar = _bar if sys.stdout.isatty() and not _muted else _lines
-    with bar(description, total, done, unit) as update:
+    with bar(description, total, done, unit, images) as update:
         yield update
 
 
 @contextlib.contextmanager
-def _bar(description, total, done, unit):
+def _bar(description, total, done, unit, images):
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=14),
@@ -80,14 +81,14 @@ def _bar(description, total, done, unit):
 
         def update(now_done: int, **values: float) -> None:
             rate = (now_done - done) / max(time.monotonic() - start, 1e-9)
-            text = "  ".join([f"{rate:,.0f}/s", *_format(values)])
+            text = "  ".join([*_rates(rate, images), *_format(values)])
             display.update(task, completed=now_done, values=text)
 
         yield update
 
 
 @contextlib.contextmanager
-def _lines(description, total, done, unit):
+def _lines(description, total, done, unit, images):
     start = time.monotonic()
     last = start
 
@@ -101,7 +102,7 @@ def _lines(description, total, done, unit):
         left = duration((total - now_done) / rate) if rate else "?"
         parts = [
             f"{now_done:,} of {total:,} {unit}",
-            f"{rate:,.0f}/s",
+            *_rates(rate, images),
             *_format(values),
         ]
         parts.append(
@@ -110,6 +111,12 @@ def _lines(description, total, done, unit):
         say(f"  {description}: {', '.join(parts)}")
 
     yield update
+
+
+def _rates(rate, images):
+    """Of units, slow ones to two figures, and of the images in them."""
+    shown = [f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"]
+    return shown + ([f"{rate * images:,.0f} images/s"] if images else [])
 
 
 def _format(values):

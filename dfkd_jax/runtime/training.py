@@ -87,9 +87,10 @@ def train(
     state, constants, key = parallel.replicate((state, constants, key))
     call = parallel.data_parallel(several(step))
     # Logs and checkpoints fall between two calls.
+    own_batch = jax.tree.leaves(read(1))
     per_call = _steps_per_call(
         math.gcd(log_every, checkpoint_every, num_steps),
-        bytes_per_step=sum(leaf.nbytes for leaf in jax.tree.leaves(read(1))),
+        bytes_per_step=sum(leaf.nbytes for leaf in own_batch),
     )
 
     def read_call(first):
@@ -108,7 +109,13 @@ def train(
             return state
         calls = range(done + 1, num_steps + 1, per_call)
         batches = feed.read_ahead(read_call, calls)
-        with progress.track(stage, total=num_steps, done=done, unit="steps") as update:
+        with progress.track(
+            stage,
+            total=num_steps,
+            done=done,
+            unit="steps",
+            images=len(own_batch[0]) * hosts.count(),
+        ) as update:
             start = time.monotonic()
             for first, batch in zip(calls, batches, strict=True):
                 with jax.transfer_guard("disallow"):

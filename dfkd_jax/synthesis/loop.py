@@ -106,7 +106,9 @@ def synthesise(
             activation_weight=config.activation_weight,
             total_variation=config.total_variation,
             l2=config.l2,
+            batch_norm=config.batch_norm,
             max_shift=config.max_shift,
+            flip=config.flip,
             num_steps=config.steps_per_call,
         )
     )

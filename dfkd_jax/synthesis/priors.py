@@ -1,4 +1,8 @@
-"""What is known of images before any is seen: they are smooth, and may be shifted."""
+"""What is known of images before any is seen.
+
+They are smooth, may be shifted and mirrored, and a batch of them has the statistics
+that the teacher's BatchNorms keep.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,37 @@ def squared_norm(
 ) -> Float[Array, " batch"]:
     """Sum of squares of the standardised pixels: pulls towards the mean image."""
     return jnp.sum(images**2, axis=(1, 2, 3))
+
+
+def statistics_distance(
+    mean: Float[Array, "*features"],
+    var: Float[Array, "*features"],
+    running_mean: Float[Array, "*features"],
+    running_var: Float[Array, "*features"],
+) -> Float[Array, ""]:
+    """‖mean − running mean‖₂ + ‖var − running var‖₂ of what a BatchNorm gets.
+
+    R_feature of DeepInversion (Yin et al., 2020, equation 4) is the sum over layers.
+    """
+    return _norm(mean - running_mean) + _norm(var - running_var)
+
+
+def _norm(vector):
+    """Euclidean. Its gradient at 0 is 0, where that of the root would be NaN."""
+    squares = jnp.sum(vector**2)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+
+
+def random_flip(
+    key: PRNGKeyArray,
+    images: Float[Array, "batch height width channels"],
+    *,
+    probability: float,
+) -> Float[Array, "batch height width channels"]:
+    """With `probability`, all images mirrored, left to right."""
+    if not probability:
+        return images
+    return jnp.where(jax.random.bernoulli(key, probability), images[:, :, ::-1], images)
 
 
 def random_shift(

@@ -56,7 +56,9 @@ def make_step(
     activation_weight: float,
     total_variation: float,
     l2: float,
+    batch_norm: float,
     max_shift: int,
+    flip: float,
     num_steps: int,
 ) -> Callable[..., tuple[SynthesisState, dict[str, Any]]]:
     """`step(state, teacher variables, labels, key) -> (state, metrics)`.
@@ -66,15 +68,29 @@ def make_step(
         CE(y, softmax(T(x)/τ)) + λ_a · L_a(x) + priors(x)
 
     and their sum over the batch is minimised, so that images do not influence each
-    other. Metrics are means over the batch, `[num_steps]`.
+    other; but for the `batch_norm` prior, which is of the batch as a whole and counts
+    once an image. The batch is a whole shard on one device, so that images do not
+    depend on the number of devices even then. Metrics are means over the batch,
+    `[num_steps]`.
     """
 
-    def loss(params, variables, labels, key):
-        images = parameterisation.render(params)
-        seen = priors.random_shift(key, images, max_shift=max_shift)
-        features, logits = network.features_and_logits(
-            teacher, variables, seen, layer=feature_layer
+    def look_at(variables, images):
+        """Features, logits, and how far statistics of the batch are from those kept."""
+        if not batch_norm:
+            return *network.features_and_logits(
+                teacher, variables, images, layer=feature_layer
+            ), {}
+        features, logits, moments = network.features_logits_and_moments(
+            teacher, variables, images, layer=feature_layer
         )
+        distance = sum(priors.statistics_distance(*each) for each in moments)
+        return features, logits, {"batch_norm": jnp.full(len(images), distance)}
+
+    def loss(params, variables, labels, shift_key, flip_key):
+        images = parameterisation.render(params)
+        seen = priors.random_shift(shift_key, images, max_shift=max_shift)
+        seen = priors.random_flip(flip_key, seen, probability=flip)
+        features, logits, statistics = look_at(variables, seen)
         terms = {
             "cross_entropy": losses.soft_cross_entropy(
                 logits, labels, temperature=temperature
@@ -82,6 +98,7 @@ def make_step(
             "activation": losses.activation_loss(features),
             "total_variation": priors.total_variation(images),
             "l2": priors.squared_norm(images),
+            **statistics,
         }
         total = (
             terms["cross_entropy"]
@@ -89,19 +106,21 @@ def make_step(
             + total_variation * terms["total_variation"]
             + l2 * terms["l2"]
         )
+        if batch_norm:
+            total += batch_norm * terms["batch_norm"]
         return total.sum(), {
             name: value.mean() for name, value in (terms | {"loss": total}).items()
         }
 
     def step(state, variables, labels, key):
-        shift_key = rng.stream(key, "shift")
+        streams = rng.stream(key, "shift"), rng.stream(key, "flip")
 
         def one_step(state, _):
             gradients, metrics = jax.grad(loss, has_aux=True)(
                 state.params,
                 variables,
                 labels,
-                jax.random.fold_in(shift_key, state.step),
+                *(jax.random.fold_in(stream, state.step) for stream in streams),
             )
             updates, opt_state = optimizer.update(
                 gradients, state.opt_state, state.params

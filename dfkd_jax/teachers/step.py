@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax.training import train_state
 
 from dfkd_jax.models import network
-from dfkd_jax.runtime import optimisation, parallel, rng
+from dfkd_jax.runtime import augmentation, optimisation, parallel, rng
 
 
 class TeacherState(train_state.TrainState):
@@ -23,20 +23,40 @@ class TeacherState(train_state.TrainState):
     model_state: Any
 
 
-def shift(key: Any, image: Any, *, max_shift: int) -> Any:
-    """One image `[height, width, channels]` moved by up to `max_shift` pixels."""
-    margin = ((max_shift, max_shift), (max_shift, max_shift), (0, 0))
-    padded = jnp.pad(image, margin, mode="edge")
-    y, x = jax.random.randint(key, (2,), 0, 2 * max_shift + 1)
-    return jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
+def make_augment(
+    *, max_shift: int, flip: float, cutout: int
+) -> Callable[[Any, Any], Any]:
+    """`(key, image) -> image` with the changes that are asked for; 0 leaves one out.
+
+    Args:
+        max_shift: Largest random shift, in pixels.
+        flip: Probability of a mirrored image.
+        cutout: Side of the square that is covered, in pixels.
+    """
+
+    def augment(key, image):
+        if max_shift:
+            image = augmentation.shift(key, image, max_shift=max_shift)
+        if flip:
+            flip_key = rng.stream(key, "flip")
+            image = augmentation.flip(flip_key, image, probability=flip)
+        if cutout:
+            image = augmentation.cutout(rng.stream(key, "cutout"), image, size=cutout)
+        return image
+
+    return augment
 
 
 def make_step(
-    *, teacher: nn.Module, max_shift: int
+    *, teacher: nn.Module, augment: Callable[[Any, Any], Any]
 ) -> Callable[..., tuple[TeacherState, dict[str, Any]]]:
     """`step(state, None, batch, key) -> (state, metrics)`, data-parallel.
 
     The batch holds standardised `images` and integer `labels`.
+
+    Args:
+        teacher: Gets gradients; in training mode.
+        augment: `(key, image) -> image`, mapped over the batch.
     """
 
     def step(state: TeacherState, _: None, batch: Mapping[str, Any], key: Any):
@@ -44,11 +64,7 @@ def make_step(
         step_key = jax.random.fold_in(key, state.step)
         keys = rng.per_example(step_key, place)
         dropout_key = jax.random.fold_in(rng.stream(step_key, "dropout"), place[0])
-        images = batch["images"]
-        if max_shift:
-            images = jax.vmap(lambda k, x: shift(k, x, max_shift=max_shift))(
-                keys, images
-            )
+        images = jax.vmap(augment)(keys, batch["images"])
 
         def mean_loss(params):
             logits, model_state = network.train_logits(

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.errors import ConfigError
@@ -56,7 +55,12 @@ def train(
     state = steps.TeacherState.create(
         apply_fn=teacher.apply,
         params=params,
-        tx=optax.adamw(schedule, weight_decay=config.weight_decay),
+        tx=optimisation.make_optimizer(
+            config.optimizer,
+            schedule,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        ),
         model_state=variables,
     ).replace(step=jnp.zeros((), jnp.int32))
 
@@ -72,7 +76,12 @@ def train(
         return {"images": (pixels - mean) / std, "labels": labels[chosen]}
 
     state = training.train(
-        steps.make_step(teacher=teacher, max_shift=config.max_shift),
+        steps.make_step(
+            teacher=teacher,
+            augment=steps.make_augment(
+                max_shift=config.max_shift, flip=config.flip, cutout=config.cutout
+            ),
+        ),
         state=state,
         constants=(),
         key=rng.stream(root, "augmentation"),

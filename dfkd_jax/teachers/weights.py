@@ -37,7 +37,8 @@ def find(name: str) -> pathlib.Path:
         return path
     raise CheckpointError(
         f"Teacher weights {name!r} are neither shipped ({', '.join(known)}), nor a "
-        "file, nor a folder." + did_you_mean(name, known)
+        "file, nor a folder. A config of configs/teachers/ trains one."
+        + did_you_mean(name, known)
     )
 
 

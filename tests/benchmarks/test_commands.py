@@ -86,7 +86,9 @@ def test_stages_add_up(tmp_path):
     assert found["warm"]["compile"]["median"] < cold["compile"]
 
 
-@pytest.mark.parametrize("name", ["synthesis", "distillation", "stages", "scaling"])
+@pytest.mark.parametrize(
+    "name", ["synthesis", "distillation", "stages", "scaling", "cost"]
+)
 def test_help_shows_a_command_and_its_duration(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"],

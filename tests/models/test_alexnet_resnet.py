@@ -1,10 +1,15 @@
 """AlexNets and ResNets."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfkd_jax import api
+from dfkd_jax.config import TargetsConfig
+from dfkd_jax.methods import soft_targets
 from dfkd_jax.models import alexnet, registry, resnet
 from dfkd_jax.runtime import weights
 
@@ -130,6 +135,32 @@ def test_gradients_are_finite_and_reach_every_tensor(network):
     for leaf in jax.tree.leaves(gradients(variables, random_images(2))):
         assert np.all(np.isfinite(leaf))
         assert np.abs(leaf).max() > 0
+
+
+@pytest.mark.parametrize("window", ["flatten", "average"])
+def test_soft_labels_from_the_pooled_features_of_a_resnet(window):
+    """Their log-odds have the covariance that kernels of the last convolution give."""
+    module = SMALL["resnet"]
+    images = jnp.zeros((1, *SHAPE))
+    variables = jax.jit(module.init)(jax.random.key(0), images)
+    teacher = api.network(module, variables, image_shape=SHAPE, mean=0.5, std=0.25)
+    teacher = dataclasses.replace(teacher, variables=variables)  # On the devices.
+    targets = TargetsConfig(sigma=2.0, window=window)
+    layer = soft_targets.find_feature_layer(targets, teacher)
+    assert layer.name == "pool"
+    draw = soft_targets.make_targets(targets, teacher, layer)
+    log_labels = np.log(draw(jax.random.split(jax.random.key(1), 20_000)))
+
+    kernel = variables["params"]["stage_2_block_2"]["conv_2"]["kernel"]
+    if window == "average":
+        kernel = kernel.mean((0, 1))
+    vectors = kernel.reshape(-1, 8).T
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    output = variables["params"]["output"]["kernel"]
+    odds = output[:, 1:] - output[:, :1]
+    expected = odds.T @ (2 * vectors @ vectors.T) @ odds
+    found = np.cov((log_labels[:, 1:] - log_labels[:, :1]).T)
+    np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 40)])

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import network, registry
@@ -167,6 +168,148 @@ def test_training_moves_statistics_and_evaluation_does_not(name):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+class ManyNorms(nn.Module):
+    """BatchNorms in every way they can be called."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        norm = {"use_running_average": not train}
+        x = nn.BatchNorm(axis=1, name="by_rows", **norm)(x=x)
+        x = nn.remat(RematBlock)(name="remat")(x)
+        x = nn.BatchNorm(axis=(1, 3), name="by_rows_and_channels", **norm)(x)
+        twice = nn.BatchNorm(name="twice", **norm)
+        x = twice(twice(x))
+        x = nn.BatchNorm(use_bias=False, use_scale=False, name="plain", **norm)(x)
+        x = nn.Dense(4, name="hidden")(x.reshape(x.shape[0], -1))
+        return nn.Dense(3, name="output")(nn.LayerNorm()(x))
+
+
+class RematBlock(nn.Module):
+    """A block whose activations are computed again for the gradient."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.tanh(nn.BatchNorm(use_running_average=True, name="norm")(x))
+
+
+def moments_of(module, variables, images, layer="hidden"):
+    return jax.jit(
+        lambda variables, images: network.features_logits_and_moments(
+            module, variables, images, layer=layer
+        )
+    )(variables, images)
+
+
+def by_shape(moments):
+    return sorted(moments, key=lambda each: (each.mean.shape, each.mean.sum()))
+
+
+def test_moments_of_batch_norms_however_they_are_called():
+    module = ManyNorms()
+    variables = network.init(module, KEY, SHAPE)
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: jnp.linspace(0.5, 2, leaf.size).reshape(leaf.shape),
+        variables["batch_stats"],
+    )
+    features, logits, moments = moments_of(module, variables, jnp.array(IMAGES))
+    alone, expected = network.features_and_logits(
+        module, variables, jnp.array(IMAGES), layer="hidden"
+    )
+    np.testing.assert_allclose(features, alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+    images = np.asarray(IMAGES, np.float64)
+
+    def normalised(x, axes, epsilon=1e-5):
+        """In evaluation mode, with the statistics above; and the moments of `x`."""
+        kept = np.linspace(0.5, 2, int(np.prod([x.shape[a] for a in axes])))
+        shape = [x.shape[a] if a in axes else 1 for a in range(4)]
+        kept = kept.reshape(shape)
+        others = tuple(a for a in range(4) if a not in axes)
+        seen.append((x.mean(others), x.var(others), np.squeeze(kept)))
+        return (x - kept) / np.sqrt(kept + epsilon)
+
+    seen = []
+    x = normalised(images, (1,))
+    x = np.tanh(normalised(x, (3,)))
+    x = normalised(x, (1, 3))
+    for _ in range(3):  # `twice` twice, then `plain`.
+        x = normalised(x, (3,))
+    assert len(moments) == 6
+    found = by_shape(moments)
+    seen.sort(key=lambda each: (each[0].shape, each[0].sum()))
+    for (mean, var, kept), each in zip(seen, found, strict=True):
+        np.testing.assert_allclose(each.mean, mean, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(each.var, var, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(each.running_mean, kept, rtol=1e-6)
+        np.testing.assert_allclose(each.running_var, kept, rtol=1e-6)
+
+
+def test_moments_have_gradients_through_every_kind_of_module():
+    module = ManyNorms()
+    variables = network.init(module, KEY, SHAPE)
+
+    def total(images):
+        _, _, moments = network.features_logits_and_moments(
+            module, variables, images, layer="hidden"
+        )
+        return sum(each.mean.sum() + each.var.sum() for each in moments)
+
+    gradient = jax.jit(jax.grad(total))(jnp.array(IMAGES))
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).min() > 0
+
+
+@pytest.mark.parametrize("name", ["SmallCnn", "AllConvolutional"])
+def test_moments_are_what_training_makes_statistics_of(name):
+    """Of the first BatchNorm, which gets the same in training and in evaluation."""
+    module, images, variables = case(name)
+    layer = network.penultimate(network.layers(module, variables, images.shape[1:]))
+    _, _, moments = moments_of(module, variables, images, layer)
+    _, state = network.train_logits(module, variables, images, KEY)
+    first = {"SmallCnn": "norm", "AllConvolutional": "first/BatchNorm_0"}[name]
+    before = network.lookup(variables["batch_stats"], first)
+    after = network.lookup(state["batch_stats"], first)
+    [found] = [
+        each for each in moments if np.array_equal(each.running_mean, before["mean"])
+    ]
+    for mean, old, new in (
+        (found.mean, before["mean"], after["mean"]),
+        (found.var, before["var"], after["var"]),
+    ):
+        np.testing.assert_allclose(new, 0.99 * old + 0.01 * mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "has"), [("SmallCnn", True), ("Shared", False), ("LeNet5", False)]
+)
+def test_whether_there_is_a_batch_norm(name, has):
+    module, images, variables = case(name)
+    assert network.has_batch_norm(module, variables, images.shape[1:]) == has
+
+
+class Scanned(nn.Module):
+    """A BatchNorm in a loop."""
+
+    @nn.compact
+    def __call__(self, x):
+        loop = nn.scan(
+            lambda block, x, _: (block(x), None),
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=2,
+        )
+        x, _ = loop(RematBlock(name="block"), x, None)
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def test_batch_norms_that_cannot_be_seen_are_not_claimed():
+    """A prior without effect would be worse than one that is refused."""
+    variables = network.init(Scanned(), KEY, SHAPE)
+    assert variables["batch_stats"]["block"]["norm"]["mean"].shape == (2, 2)
+    assert not network.has_batch_norm(Scanned(), variables, SHAPE)
 
 
 def test_dropout_follows_the_key():

@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
+from dfkd_jax.models import network as models
 from dfkd_jax.runtime import precision
 
 
@@ -33,6 +34,22 @@ def images():
 @pytest.fixture
 def variables(network, images):
     return network.init(jax.random.key(0), images)
+
+
+def test_moments_of_batch_norms_are_taken_in_float32(network, variables, images):
+    """Of activations in bfloat16: the prior stays within their rounding."""
+
+    def moments(dtype):
+        module = precision.compute_in(network, dtype)
+        return models.features_logits_and_moments(
+            module, variables, images, layer="Dense_0"
+        )[2]
+
+    [rounded], [exact] = moments("bfloat16"), moments("float32")
+    for name in rounded._fields:
+        ours, expected = getattr(rounded, name), getattr(exact, name)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, expected, rtol=2e-2, atol=2e-3)
 
 
 def test_float32_is_the_module_itself(network):

@@ -61,6 +61,24 @@ def test_no_rate_no_eta(capsys, monkeypatch):
     assert "4 of 10 steps, 0/s, ETA ?" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("steps", "images", "text"),
+    [
+        (1_200, 64, "40/s, 2,560 images/s"),
+        (6, 64, "0.2/s, 13 images/s"),
+        (90, 0, "3/s"),
+    ],
+)
+def test_rates_of_fast_and_slow_steps(capsys, monkeypatch, steps, images, text):
+    clock = iter([0.0, 30.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.track(
+        "student", total=steps, done=0, unit="steps", images=images
+    ) as update:
+        update(steps)
+    assert f"{steps:,} of {steps:,} steps, {text}, took" in capsys.readouterr().out
+
+
 def test_bar_on_a_terminal():
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}

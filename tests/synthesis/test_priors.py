@@ -41,6 +41,62 @@ def test_invariances(prior, change):
     np.testing.assert_allclose(prior(change(IMAGES)), prior(IMAGES), rtol=1e-5)
 
 
+def test_statistics_distance_by_hand(strict_dtypes):
+    # Means are off by (3, 4), variances by (0, 2): norms 5 and 2.
+    result = priors.statistics_distance(
+        jnp.array([3.0, 5.0]),
+        jnp.array([2.0, 2.0]),
+        jnp.array([0.0, 1.0]),
+        jnp.array([2.0, 4.0]),
+    )
+    np.testing.assert_allclose(result, 7)
+
+
+def test_statistics_distance_has_the_gradient_of_finite_differences(strict_dtypes):
+    mean, var, *kept = jax.random.normal(jax.random.key(3), (4, 6))
+    check_grads(
+        jax.jit(lambda mean, var: priors.statistics_distance(mean, var, *kept)),
+        (mean, var),
+        order=1,
+        modes=["rev"],
+        atol=2e-2,
+        rtol=2e-2,
+    )
+
+
+def test_statistics_that_are_met_pull_nowhere():
+    """The root has no gradient at 0, and one dead layer must not end the run."""
+    kept = jnp.array([0.0, 1.0])
+    value, gradients = jax.value_and_grad(priors.statistics_distance, argnums=(0, 1))(
+        kept, kept, kept, kept
+    )
+    assert value == 0
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, [0, 0])
+
+
+def test_statistics_distance_does_not_depend_on_the_order_of_channels():
+    arrays = jax.random.normal(jax.random.key(4), (4, 6))
+    np.testing.assert_allclose(
+        priors.statistics_distance(*arrays),
+        priors.statistics_distance(*arrays[:, ::-1]),
+        rtol=1e-6,
+    )
+
+
+def test_flip_mirrors_all_images_or_none(strict_dtypes):
+    keys = jax.random.split(jax.random.key(1), 200)
+    flipped = jax.vmap(lambda key: priors.random_flip(key, IMAGES, probability=0.25))(
+        keys
+    )
+    mirrored = IMAGES[:, :, ::-1]
+    same = [np.array_equal(one, IMAGES) for one in flipped]
+    other = [np.array_equal(one, mirrored) for one in flipped]
+    assert sum(same) + sum(other) == 200
+    assert 30 <= sum(other) <= 70
+    assert priors.random_flip(keys[0], IMAGES, probability=0.0) is IMAGES
+
+
 def test_shift_moves_all_images_by_one_known_offset(strict_dtypes):
     keys = jax.random.split(jax.random.key(1), 60)
     shifted = jax.vmap(lambda key: priors.random_shift(key, IMAGES, max_shift=1))(keys)

@@ -5,6 +5,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from dfkd_jax.runtime import parallel
 from dfkd_jax.synthesis import parameterisation, step
 
 SHAPE = (5, 4, 1)
@@ -22,18 +23,42 @@ class Teacher(nn.Module):
         return nn.Dense(3, name="output")(nn.relu(features))
 
 
+class Normed(nn.Module):
+    """The same with two BatchNorms."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        norm = {"use_running_average": not train, "epsilon": 0.0}
+        images = nn.BatchNorm(name="first", **norm)(images)
+        features = nn.Dense(6, name="dense")(images.reshape(images.shape[0], -1))
+        features = nn.BatchNorm(name="second", **norm)(features)
+        return nn.Dense(3, name="output")(nn.relu(features))
+
+
+@pytest.fixture(scope="module")
+def normed_variables():
+    found = Normed().init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    statistics = {
+        "first": {"mean": jnp.array([0.3]), "var": jnp.array([2.0])},
+        "second": {"mean": jnp.linspace(-1, 1, 6), "var": jnp.linspace(0.5, 3, 6)},
+    }
+    return found | {"batch_stats": statistics}
+
+
 @pytest.fixture(scope="module")
 def variables():
     return Teacher().init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
 
 
-def make(*, num_steps, max_shift=0, factors=(1,)):
+def make(
+    *, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0, teacher=Teacher
+):
     pixels = parameterisation.grids(SHAPE, factors=factors, init_scale=0.5)
     optimizer = optax.adam(RATE)
     init = step.make_init(parameterisation=pixels, optimizer=optimizer)
     return jax.jit(init), jax.jit(
         step.make_step(
-            teacher=Teacher(),
+            teacher=teacher(),
             feature_layer="dense",
             parameterisation=pixels,
             optimizer=optimizer,
@@ -41,7 +66,9 @@ def make(*, num_steps, max_shift=0, factors=(1,)):
             activation_weight=ACTIVATION,
             total_variation=VARIATION,
             l2=L2,
+            batch_norm=batch_norm,
             max_shift=max_shift,
+            flip=flip,
             num_steps=num_steps,
         )
     )
@@ -112,10 +139,19 @@ def test_one_call_of_four_steps_is_four_calls_of_one(variables, max_shift):
     np.testing.assert_allclose(state.params[0], expected.params[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("max_shift", "same"), [(0, True), (2, False)])
-def test_shift_is_drawn_anew_at_every_step(variables, max_shift, same):
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"max_shift": 2}, False),
+        ({"flip": 0.5}, False),
+        ({"flip": 1.0}, True),
+    ],
+    ids=["nothing", "shift", "flip", "certain flip"],
+)
+def test_what_is_random_is_drawn_anew_at_every_step(variables, change, same):
     """With a shift, the step's number matters; without, the images alone do."""
-    init, one = make(num_steps=1, max_shift=max_shift)
+    init, one = make(num_steps=1, **change)
     start = init(KEY, jnp.arange(4))
     values = {
         one(start.replace(step=jnp.int32(number)), variables, LABELS, KEY)[1][
@@ -143,7 +179,9 @@ def test_images_are_projected_after_every_step(variables):
                 activation_weight=ACTIVATION,
                 total_variation=VARIATION,
                 l2=L2,
+                batch_norm=0.0,
                 max_shift=0,
+                flip=0.0,
                 num_steps=num_steps,
             )
         )
@@ -182,3 +220,72 @@ def test_loss_decreases_and_metrics_are_its_terms(variables):
     loss = np.asarray(metrics["loss"])
     np.testing.assert_allclose(loss, total, rtol=1e-5)
     assert loss[0] > loss[20] > loss[40] > loss[59]
+
+
+def test_batch_norm_prior_by_hand(normed_variables):
+    """Its value, that it counts once an image, and that the rest stays as it was."""
+    init, with_prior = make(num_steps=1, batch_norm=0.7, teacher=Normed)
+    _, without = make(num_steps=1, teacher=Normed)
+    start = init(KEY, jnp.arange(4))
+    metrics = with_prior(start, normed_variables, LABELS, KEY)[1]
+    others = without(start, normed_variables, LABELS, KEY)[1]
+
+    params, kept = normed_variables["params"], normed_variables["batch_stats"]
+    images = np.asarray(start.params[0], np.float64)
+    # The teacher normalises with what it keeps, not with what it sees.
+    inside = (images - 0.3) / np.sqrt(2)
+    features = inside.reshape(4, -1) @ params["dense"]["kernel"]
+    expected = sum(
+        np.linalg.norm(seen.mean(axes) - kept[name]["mean"])
+        + np.linalg.norm(seen.var(axes) - kept[name]["var"])
+        for name, seen, axes in (
+            ("first", images, (0, 1, 2)),
+            ("second", np.asarray(features), (0,)),
+        )
+    )
+    np.testing.assert_allclose(metrics["batch_norm"], [expected], rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["loss"], others["loss"] + 0.7 * expected, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        metrics["cross_entropy"], others["cross_entropy"], rtol=1e-5
+    )
+    assert "batch_norm" not in others
+
+
+def test_batch_norm_prior_is_met_and_statistics_stay(normed_variables):
+    init, steps = make(num_steps=300, batch_norm=10.0, teacher=Normed)
+    before = jax.tree.map(np.array, normed_variables)
+    _, metrics = steps(init(KEY, jnp.arange(4)), normed_variables, LABELS, KEY)
+    assert metrics["batch_norm"][-1] < 0.1 * metrics["batch_norm"][0]
+    jax.tree.map(np.testing.assert_array_equal, before, normed_variables)
+
+
+@pytest.mark.parametrize(("batch_norm", "alone"), [(0.0, True), (1.0, False)])
+def test_batch_norm_prior_alone_couples_images(normed_variables, batch_norm, alone):
+    init, steps = make(num_steps=5, batch_norm=batch_norm, teacher=Normed)
+    together, _ = steps(init(KEY, jnp.arange(4)), normed_variables, LABELS, KEY)
+    single, _ = steps(init(KEY, jnp.arange(2)), normed_variables, LABELS[:2], KEY)
+    difference = np.abs(together.params[0][:2] - single.params[0]).max()
+    assert (difference < 1e-5) == alone
+
+
+def test_batch_norm_prior_is_of_a_shard_however_many_devices_there_are(
+    normed_variables,
+):
+    """Four shards on four devices are the four shards one after the other."""
+    init, steps = make(num_steps=5, max_shift=1, batch_norm=1.0, teacher=Normed)
+    index = np.arange(16).reshape(4, 4)
+    lifted = parallel.batch_parallel(steps)
+    key, constants = parallel.replicate((KEY, normed_variables))
+    state = parallel.map_devices(init)(key, parallel.put_split(index))
+    labels = parallel.put_split(np.tile(LABELS, (4, 1, 1)))
+    state, metrics = lifted(state, constants, labels, key)
+    for shard in range(4):
+        expected, alone = steps(init(KEY, index[shard]), normed_variables, LABELS, KEY)
+        np.testing.assert_allclose(
+            np.asarray(state.params[0])[shard], expected.params[0], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            metrics["batch_norm"][shard], alone["batch_norm"], rtol=1e-4
+        )

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save_file
-from tiny_runs import fingerprint
+from tiny_runs import fingerprint, read_transfer_set
 
 from dfkd_jax import api
 from dfkd_jax.config import NetworkConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
-from dfkd_jax.runtime import weights
+from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
 TINY = {
@@ -232,6 +232,28 @@ def test_networks_without_such_a_layer(tmp_path, module, phrase):
             workdir=tmp_path / "run",
             targets={"feature_layer": "again"},
         )
+
+
+def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
+    """Hard labels and the statistics of its BatchNorms, then the student by SGD."""
+    workdir = tmp_path / "run"
+    student = api.distil(
+        teacher,
+        custom_nets.SmallCnn(width=7),
+        workdir=workdir,
+        targets={"distribution": "one_hot"},
+        synthesis=TINY["synthesis"]
+        | {"num_steps": 40, "batch_norm": 10.0, "flip": 0.5},
+        distillation=TINY["distillation"] | {"optimizer": "sgd", "flip": 0.5},
+    )
+    _, labels = read_transfer_set(workdir)
+    np.testing.assert_array_equal(np.sort(labels)[:, -2:], np.tile([0, 1], (40, 1)))
+    assert len(set(labels.argmax(1))) > 5
+    steps = writers.read_scalars(
+        workdir / "metrics.jsonl", stage="synthesis, first batch"
+    )
+    assert steps[40]["batch_norm"] < steps[1]["batch_norm"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.variables))
 
 
 def test_python_api(teacher, folder, tmp_path, capsys):

@@ -71,6 +71,10 @@ def _assert_error(lab, command, status, *phrases):
             [CONFIG, "--config.targets.feature_layer=dense_3"],
             ["config.targets.feature_layer='dense_3'", "dense_2"],
         ),
+        (
+            [CONFIG, "--config.synthesis.batch_norm=10"],
+            ["config.synthesis.batch_norm=10.0", "no BatchNorm", "Set it to 0"],
+        ),
         ([CONFIG, "--config.data.dataset=mnits"], ["mnits", '"mnist"']),
         (
             [

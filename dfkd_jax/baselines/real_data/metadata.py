@@ -39,6 +39,7 @@ def real_data(config: MetadataConfig) -> str:
 def check(config: MetadataConfig, teacher: weights.TrainedNetwork) -> None:
     """Raises ConfigError where the settings do not suit the teacher or the devices."""
     _find_layer(config, teacher)
+    soft_targets.check_priors(config.synthesis, teacher)
     parallel.check_devices(
         config.distillation.batch_size, setting="config.distillation.batch_size"
     )

@@ -1,0 +1,108 @@
+"""CIFAR-10: ResNet-34 to ResNet-18, from the weights of the teacher alone.
+
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py
+
+For a GPU; add `--config.compute_dtype=bfloat16`. The teacher does not come with the
+package; configs/teachers/cifar10_resnet34.py trains it, or name weights of your own:
+`--config.teacher.weights=FILE.safetensors` (or `.pth` of PyTorch, with mean and std).
+No accuracy has been measured yet and nothing was tuned. docs/cost.md has the arithmetic
+of every variant, and the seconds that it should take. On a CPU only `:smoke` is of use,
+which shows the whole way in a few minutes of two cores, and no accuracy.
+
+Data-free methods to compare with, from the same teacher: Wang (2021), Nayak et al.
+(2019), Chen et al. (2019), Yin et al. (2020), unoptimised noise.
+
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:paper
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:zskd
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:dafl
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:deep_inversion
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:noise
+
+NOT data-free, to compare with: the teacher's answers about the real training images.
+
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:kd
+
+Settings are those of configs/cifar10_alexnet.py, which says where each is from, but for
+what follows here. The feature layer is the vector of 512 that the last layer reads; its
+units' incoming weights are the kernels of the last convolution.
+`--config.targets.window=average` averages these over their windows.
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+ALEXNET = runpy.run_path(str(pathlib.Path(__file__).with_name("cifar10_alexnet.py")))
+VARIANTS = ALEXNET["VARIANTS"]
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The recipe, or a variant of it."""
+    config = ALEXNET["get_config"](variant)
+    config.name = config.name.replace("alexnet", "resnet", 1)
+    config.teacher.network = "resnet34"
+    config.teacher.weights = "runs/teacher_cifar10_resnet34/seed0/teacher.safetensors"
+    config.student.network = "resnet18"
+    if "targets" in config:
+        config.targets.feature_layer = "pool"
+    if variant in CHANGES:
+        CHANGES[variant](config)
+    return config
+
+
+def _recipe(config: ConfigDict) -> None:
+    config.synthesis.num_images = 51_200
+    config.synthesis.images_per_device = 256
+    config.synthesis.num_steps = 500
+    config.synthesis.batch_norm = 10.0
+    _distillation(config.distillation)
+
+
+def _distillation(distillation: ConfigDict) -> None:
+    distillation.num_steps = 80_000
+    distillation.optimizer = "sgd"
+    distillation.learning_rate = 0.05
+    distillation.weight_decay = 5e-4
+    distillation.temperature = 4.0
+
+
+def _smoke(config: ConfigDict) -> None:
+    config.synthesis.num_images = 16
+    config.synthesis.images_per_device = 4
+    config.synthesis.num_steps = 4
+    config.synthesis.steps_per_call = 2
+    config.targets.candidates = 4
+    config.distillation.num_steps = 6
+    config.distillation.batch_size = 8
+    config.distillation.warmup_steps = 2
+    config.distillation.log_every = 2
+    config.distillation.checkpoint_every = 6
+
+
+def _noise(config: ConfigDict) -> None:
+    config.synthesis.num_images = 51_200
+    config.synthesis.images_per_device = 256
+    _distillation(config.distillation)
+
+
+def _dafl(config: ConfigDict) -> None:
+    config.feature_layer = "pool"  # Published: what the last layer reads.
+
+
+def _deep_inversion(config: ConfigDict) -> None:
+    config.distillation.num_steps = 80_000  # Inferred: 200 epochs.
+
+
+def _kd(config: ConfigDict) -> None:
+    _distillation(config.distillation)
+
+
+CHANGES = {
+    "default": _recipe,
+    "smoke": _smoke,
+    "noise": _noise,
+    "dafl": _dafl,
+    "deep_inversion": _deep_inversion,
+    "kd": _kd,
+}

@@ -1,0 +1,96 @@
+"""The arithmetic of docs/cost.md, by hand and against what was measured."""
+
+import dataclasses
+
+import pytest
+from flax import linen as nn
+
+from benchmarks import cost, measure
+from dfkd_jax.models import registry
+
+# Whose share of the peak the page assumes.
+LARGE = ("alexnet", "alexnet_wang", "resnet34")
+
+
+class Small(nn.Module):
+    """A convolution of 3×3 on 8×8, a dense layer."""
+
+    @nn.compact
+    def __call__(self, images):
+        hidden = nn.Conv(4, (3, 3), name="conv")(images)
+        return nn.Dense(5, name="dense")(hidden.reshape(hidden.shape[0], -1))
+
+
+CONV, DENSE = 8 * 8 * 9 * 2 * 4, 8 * 8 * 4 * 5
+
+
+def test_operations_by_hand():
+    counts, parameters = cost.counted(Small(), (8, 8, 2))
+    assert counts == (CONV, DENSE)
+    assert parameters == 9 * 2 * 4 + 4 + 8 * 8 * 4 * 5 + 5
+    assert measure.synthesis_operations(counts) == 4 * (CONV + DENSE)
+    assert measure.training_operations(counts) == 4 * CONV + 6 * DENSE
+    teacher = [10, 20, 30]
+    assert measure.distillation_operations(teacher, counts) == 2 * 60 + (
+        4 * CONV + 6 * DENSE
+    )
+
+
+@pytest.mark.parametrize("name", ["lenet5", *LARGE])
+def test_operations_are_those_of_the_measurements(name):
+    shape = (28, 28, 1) if name == "lenet5" else cost.SHAPE
+    counts, _ = cost.counted(registry.create(name), shape)
+    found = cost.measured()[name]["operations_per_image_and_step"]
+    assert measure.synthesis_operations(counts) == found
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_calculated_steps_are_near_what_was_measured(name):
+    """What docs/cost.md says of them: within a factor of 1.4."""
+    found = cost.measured()[name]
+    calculated = found["operations_per_image_and_step"] / (
+        cost.CPU_SHARE * found["matmul_operations_per_second"]
+    )
+    took = min(
+        row["seconds_per_image_and_step"]["median"]
+        for row in found["rows"]
+        if row["rival"] == "dfkd_jax"
+    )
+    assert 1 / 1.4 < took / calculated < 1.4
+
+
+def test_operations_of_a_run_by_hand():
+    runs = cost.runs()
+    teacher = sum(cost.network("alexnet")[0])
+    student, first = cost.network("alexnet_half")[0], cost.network("alexnet_half")[0][0]
+    found = cost.operations(runs["cifar10_alexnet_paper"])
+    assert found["synthesis"] == 40_000 * 1_500 * 4 * teacher
+    # Labels are stored: the teacher is not asked.
+    learning = 2 * (3 * sum(student) - first)
+    assert found["distillation"] == 15_600 * 512 * learning
+    fresh = cost.operations(runs["cifar10_alexnet_kd"])
+    assert fresh == {"distillation": 40_000 * 128 * (2 * teacher + learning)}
+    training = cost.operations(runs["teacher_cifar10_alexnet"])["training"]
+    first = cost.network("alexnet")[0][0]
+    assert training == 50 * 351 * 128 * 2 * (3 * teacher - first)
+
+
+def test_operations_grow_with_images_and_steps():
+    config = cost.runs()["cifar10_resnet"]
+    twice = dataclasses.replace(
+        config,
+        synthesis=dataclasses.replace(
+            config.synthesis, num_images=2 * config.synthesis.num_images
+        ),
+    )
+    before, after = cost.operations(config), cost.operations(twice)
+    assert after["synthesis"] == 2 * before["synthesis"]
+    assert after["distillation"] == before["distillation"]
+
+
+def test_the_page_is_what_the_command_writes():
+    text = cost.PAGE.read_text(encoding="utf-8")
+    assert cost.filled(text) == text
+    for name in cost.TABLES:
+        assert f"<!-- cost: {name} -->" in text
+    assert cost.filled("no marker") == "no marker"
