@@ -1,6 +1,7 @@
 """Four CPU devices, and no silent broadcasting."""
 
 import os
+import re
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
@@ -9,6 +10,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 from ledger import Ledger
+from xdist.scheduler import LoadScopeScheduling
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -16,6 +18,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 def pytest_configure(config):
     config.pluginmanager.register(Ledger())
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """One process does all tests of a file, or of a stage of the fault matrix."""
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            cell = re.fullmatch(r"(.*/test_matrix.py::test_cell\[.*)-.*\]", nodeid)
+            return cell[1] if cell else nodeid.split("::")[0]
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from dfkd_jax.teachers import weights as teachers
 SMALL = {
     "synthesis__num_images": 80,
     "synthesis__num_steps": 40,
+    "synthesis__steps_per_call": 5,
     "synthesis__checkpoint_seconds": 0,
     "distillation__num_steps": 60,
     "distillation__checkpoint_every": 10,
