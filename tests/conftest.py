@@ -25,7 +25,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            cell = re.fullmatch(r"(.*/test_matrix.py::test_cell\[.*)-.*\]", nodeid)
+            cell = re.fullmatch(r"(.*/test_matrix.py::test_cell\[[^-]*)-.*", nodeid)
             return cell[1] if cell else nodeid.split("::")[0]
 
     return Scheduler(config, log)

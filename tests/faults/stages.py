@@ -218,8 +218,11 @@ class Synthesis(_OfMain):
     files = (*RUN_FILES, File("run/synthesis/*/**/d/*"))
 
     def is_half_way(self, folder):
-        return len(shards(folder / "run")) >= 4 and checkpoint_steps(
-            folder / "run" / "synthesis"
+        run = folder / "run"
+        return (
+            len(shards(run)) >= 4
+            and checkpoint_steps(run / "synthesis")
+            and (run / "metrics.jsonl").stat().st_size
         )
 
 
