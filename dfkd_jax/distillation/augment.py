@@ -44,6 +44,37 @@ def mix(
     return image + blend * (other - image)
 
 
+def fill(
+    key: PRNGKeyArray,
+    image: Float[Array, "height width channels"],
+    *,
+    probability: float,
+) -> Float[Array, "height width channels"]:
+    """A random smooth shape, filled with one shade, on a dark ground; or `image`.
+
+    The image shows through shape and ground, with a weight from U(0, 1) each. Synthesis
+    draws strokes; areas, which clothes consist of, students see here.
+
+    Args:
+        key: For one image.
+        image: Any image; the shade is between its least and its greatest value.
+        probability: Of the shape.
+    """
+    keys = jax.random.split(key, 4)
+    height, width, channels = image.shape
+    level = jax.image.resize(
+        jax.random.normal(keys[0], (4, 4, 1)), (height, width, 1), "cubic"
+    )
+    low = image.min(axis=(0, 1), keepdims=True)
+    high = image.max(axis=(0, 1), keepdims=True)
+    shade = low + jax.random.uniform(keys[1], (1, 1, channels)) * (high - low)
+    weights = jax.random.uniform(keys[2], (2,))
+    shape = image + weights[0] * (shade - image)
+    ground = image + weights[1] * (low - image)
+    filled = ground + jax.nn.sigmoid(8 * level) * (shape - ground)
+    return jnp.where(jax.random.uniform(keys[3]) < probability, filled, image)
+
+
 def warp(
     key: PRNGKeyArray,
     image: Float[Array, "height width channels"],

@@ -12,8 +12,9 @@ from flax import linen as nn
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import step as steps
+from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.models import network
-from dfkd_jax.runtime import feed, optimisation, rng, training, writers
+from dfkd_jax.runtime import feed, optimisation, rng, training, weights, writers
 
 
 class Source(Protocol):
@@ -39,6 +40,10 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
                 mixup=config.mixup,
                 cutmix=config.cutmix,
             )
+        if config.fill:
+            image = augmentations.fill(
+                rng.stream(key, "fill"), image, probability=config.fill
+            )
         if config.shift or config.affine or config.elastic:
             image = augmentations.warp(
                 warp_key,
@@ -60,6 +65,59 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
     return augment
 
 
+def inherit(start: Any, variables: Any) -> Any:
+    """`start` with what the teacher has under the same name, in the same shape.
+
+    Where both have the same layers after the feature layer, features that are learnt
+    well then give logits that are.
+    """
+    theirs = weights.flatten(variables)
+    own = weights.flatten(start)
+    same = {
+        name
+        for name in own.keys() & theirs.keys()
+        if np.shape(own[name]) == np.shape(theirs[name])
+    }
+    chosen = {name: theirs[name] if name in same else own[name] for name in own}
+    return weights.unflatten(chosen, source="The student")
+
+
+def check_feature_layer(
+    config: DistillationConfig,
+    *,
+    teacher: nn.Module,
+    student: nn.Module,
+    image_shape: Any,
+) -> None:
+    """Raises ConfigError where teacher and student do not have the layer alike."""
+    if not config.feature_layer:
+        return
+    found = []
+    for name, module in (("teacher", teacher), ("student", student)):
+        shape = tuple(image_shape)
+        variables = jax.eval_shape(
+            lambda module=module: network.init(module, jax.random.key(0), shape)
+        )
+        layers = {
+            layer.name: layer.output_shape
+            for layer in network.layers(module, variables, shape).values()
+            if layer.calls == 1
+        }
+        if config.feature_layer not in layers:
+            raise ConfigError(
+                f"config.distillation.feature_layer={config.feature_layer!r} is no "
+                f"layer of the {name}: choose one of {', '.join(layers)}."
+                + did_you_mean(config.feature_layer, layers)
+            )
+        found.append(layers[config.feature_layer])
+    if found[0] != found[1]:
+        raise ConfigError(
+            f"config.distillation.feature_layer={config.feature_layer!r} gives "
+            f"{found[0]} in the teacher and {found[1]} in the student: choose a layer "
+            'where both are the same, or "".'
+        )
+
+
 def distil(
     config: DistillationConfig,
     *,
@@ -78,7 +136,8 @@ def distil(
         config: Settings of distillation.
         teacher: The teacher's linen module.
         variables: Its variables.
-        student: The student's linen module; starts from scratch.
+        student: The student's linen module; starts from scratch, but for what
+            `inherit` gives it where features are learnt.
         source: The transfer set, or another source of images.
         image_shape: (height, width, channels).
         seed: Root of all keys.
@@ -86,10 +145,14 @@ def distil(
         stopwatch: Gets the seconds of checkpointed steps.
 
     Raises:
+        ConfigError: There is no such feature layer; see `check_feature_layer`.
         NonFiniteError: The loss became NaN or infinite.
         CheckpointError: A checkpoint cannot be restored.
         StorageError: A checkpoint cannot be written.
     """
+    check_feature_layer(
+        config, teacher=teacher, student=student, image_shape=image_shape
+    )
     root = rng.stream(jax.random.key(seed), "distillation")
     schedule = optimisation.warmup_then(
         config.schedule,
@@ -97,9 +160,12 @@ def distil(
         warmup_steps=config.warmup_steps,
         num_steps=config.num_steps,
     )
+    start = network.init(student, rng.stream(root, "student"), image_shape)
+    if config.feature_layer:
+        start = inherit(start, variables)
     state = steps.create_state(
         student=student,
-        variables=network.init(student, rng.stream(root, "student"), image_shape),
+        variables=start,
         optimizer=optax.adamw(schedule, weight_decay=config.weight_decay),
     )
     step = steps.make_step(
@@ -110,6 +176,8 @@ def distil(
         stored_labels_temperature=(
             config.temperature if config.labels == "stored" else None
         ),
+        feature_layer=config.feature_layer,
+        feature_weight=config.feature_weight,
     )
 
     def read(step):

@@ -5,9 +5,10 @@ tree, by intercepting calls. `layer` is that name, with slashes where modules ar
 ("encoder/dense_1"). Variables are linen's: `{"params": …, "batch_stats": …}`.
 """
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -106,7 +107,24 @@ def features_and_logits(
     module: nn.Module, variables: Any, images: Any, *, layer: str
 ) -> tuple[Any, Any]:
     """Output of `layer`, `[batch, …, units]`, and logits, in evaluation mode."""
-    seen = []
+    with _outputs_of(layer) as seen:
+        result = logits(module, variables, images)
+    return seen[0].astype(result.dtype), result
+
+
+def train_features_and_logits(
+    module: nn.Module, variables: Any, images: Any, key: Any, *, layer: str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Output of `layer`, and what `train_logits` returns."""
+    with _outputs_of(layer) as seen:
+        result, state = train_logits(module, variables, images, key)
+    return seen[0].astype(result.dtype), result, state
+
+
+@contextlib.contextmanager
+def _outputs_of(layer: str) -> Iterator[list[Any]]:
+    """Gathers what the layer of this name says, call by call."""
+    seen: list[Any] = []
 
     def look(call, arguments, keywords, context):
         outputs = call(*arguments, **keywords)
@@ -115,8 +133,7 @@ def features_and_logits(
         return outputs
 
     with nn.intercept_methods(look):
-        result = logits(module, variables, images)
-    return seen[0].astype(result.dtype), result
+        yield seen
 
 
 def head(
