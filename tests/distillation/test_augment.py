@@ -28,6 +28,10 @@ def mixes(image, other, **strengths):
     return np.asarray(draws(augment.mix, tuple(strengths.items()), *images))
 
 
+def fills(image, **strengths):
+    return np.asarray(draws(augment.fill, tuple(strengths.items()), jnp.float32(image)))
+
+
 def warps(image, **strengths):
     strengths = {"shift": 0.0, "affine": 0.0, "elastic": 0.0} | strengths
     image = jnp.float32(image)
@@ -44,10 +48,11 @@ def jitters(image, **strengths):
     "results",
     [
         lambda: mixes(IMAGE, OTHER, mixup=0.0, cutmix=0.0),
+        lambda: fills(IMAGE, probability=0.0),
         lambda: warps(IMAGE),
         lambda: jitters(IMAGE),
     ],
-    ids=["mix", "warp", "jitter"],
+    ids=["mix", "fill", "warp", "jitter"],
 )
 def test_nothing_asked_for_is_the_identity(results):
     found = results()
@@ -88,6 +93,37 @@ def test_probabilities_of_mixing():
     assert mixed.mean() == pytest.approx(0.2, abs=0.03)
     # A rectangle can fall between the pixels, but seldom.
     assert cut.mean() == pytest.approx(0.49, abs=0.045)
+
+
+def test_filled_images_keep_to_the_range_of_the_image():
+    filled = fills(IMAGE, probability=1.0)
+    assert (filled >= IMAGE.min((0, 1)) - 1e-5).all()
+    assert (filled <= IMAGE.max((0, 1)) + 1e-5).all()
+    assert len(np.unique(filled[:, 0, 0, 0])) > 0.9 * len(KEYS)
+
+
+def test_a_flat_image_has_nothing_to_fill_a_shape_with():
+    flat = np.full((SIZE, SIZE, 2), 3.0)
+    np.testing.assert_allclose(fills(flat, probability=1.0) - flat, 0, atol=1e-5)
+
+
+def test_probability_of_filling():
+    changed = (np.abs(fills(IMAGE, probability=0.3) - IMAGE) > 1e-6).any((1, 2, 3))
+    np.testing.assert_allclose(changed.mean(), 0.3, atol=0.045)
+
+
+def test_the_ground_is_darkened_and_the_shape_is_shaded_by_one_weight_each():
+    """Far inside and outside, an image of two values shows weights and shade."""
+    image = np.zeros((SIZE, SIZE, 1))
+    image[::2] = 1.0
+    filled = fills(image, probability=1.0)
+    # Differences between the two values: 1 - weight of the ground or of the shape.
+    contrast = filled[:, 2:-2:2] - (filled[:, 1:-3:2] + filled[:, 3:-1:2]) / 2
+    assert contrast.min() > -0.6
+    assert contrast.max() <= 1.6
+    # Where the image is dark, the ground stays so and half of all pixels are ground.
+    dark = filled[:, 1::2]
+    np.testing.assert_allclose((dark < 0.02).mean(), 0.5, atol=0.15)
 
 
 def test_shift_moves_every_pixel_alike_and_repeats_the_border():
