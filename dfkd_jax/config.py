@@ -275,6 +275,7 @@ class DistillationConfig:
         feature_weight: Of the features' relative squared error, beside `loss`.
         mixup: Probability of mixup with another pseudo sample.
         cutmix: Probability of CutMix.
+        mirror: Probability that the left half is mirrored onto the right one.
         fill: Probability of a random shape filled with one shade, on a dark ground,
             through which the image still shows.
         shift: Standard deviation of random shifts, in pixels.
@@ -300,6 +301,7 @@ class DistillationConfig:
     feature_weight: float = 1.0
     mixup: float = 0.4
     cutmix: float = 0.3
+    mirror: float = 0.0
     fill: float = 0.0
     shift: float = 0.5
     affine: float = 0.2
@@ -325,7 +327,7 @@ class DistillationConfig:
         _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
         _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
         _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
-        _probability(self, path, "mixup", "cutmix", "fill")
+        _probability(self, path, "mixup", "cutmix", "mirror", "fill")
         _require(
             self.mixup + self.cutmix <= 1,
             f"{path}.mixup+cutmix",

@@ -1,5 +1,6 @@
 """Trains the student on the transfer set; the last step is the result."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -39,6 +40,10 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
                 other,
                 mixup=config.mixup,
                 cutmix=config.cutmix,
+            )
+        if config.mirror:
+            image = augmentations.mirror(
+                rng.stream(key, "mirror"), image, probability=config.mirror
             )
         if config.fill:
             image = augmentations.fill(
@@ -92,11 +97,12 @@ def check_feature_layer(
     """Raises ConfigError where teacher and student do not have the layer alike."""
     if not config.feature_layer:
         return
+    shape = tuple(image_shape)
+    key = jax.random.key(0)
     found = []
     for name, module in (("teacher", teacher), ("student", student)):
-        shape = tuple(image_shape)
         variables = jax.eval_shape(
-            lambda module=module: network.init(module, jax.random.key(0), shape)
+            functools.partial(network.init, module, image_shape=shape), key
         )
         layers = {
             layer.name: layer.output_shape
