@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 CENTRING = 2.0  # Of a shape's level, drawn on a 4×4 grid from N(0, 1).
 SYMMETRIC = 0.6  # Share of the shapes.
+DARK = 0.6  # Share of the grounds.
 SHARPNESS = 8.0  # Of their outlines.
 
 
@@ -77,16 +78,17 @@ def fill(
 ) -> Float[Array, "height width channels"]:
     """A random smooth shape, filled with one shade, on a dark ground; or `image`.
 
-    The image shows through shape and ground, with a weight from U(0, 1) each. Shapes
-    are rather in the middle, and `SYMMETRIC` of them are symmetric. Synthesis draws
-    strokes; areas, which clothes consist of, students see here.
+    The image shows through shape and ground, with a weight from U(0, 1) each; `DARK` of
+    the grounds are opaque. Shapes are rather in the middle, and `SYMMETRIC` of them are
+    symmetric. Synthesis draws strokes; areas, which clothes consist of, students see
+    here.
 
     Args:
         key: For one image.
         image: Any image; the shade is between its least and its greatest value.
         probability: Of the shape.
     """
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 7)
     height, width, channels = image.shape
     level = jax.image.resize(
         jax.random.normal(keys[0], (4, 4, 1)), (height, width, 1), "cubic"
@@ -104,11 +106,12 @@ def fill(
     low = image.min(axis=(0, 1), keepdims=True)
     high = image.max(axis=(0, 1), keepdims=True)
     shade = low + jax.random.uniform(keys[3], (1, 1, channels)) * (high - low)
-    weights = jax.random.uniform(keys[4], (2,))
-    shape = image + weights[0] * (shade - image)
-    ground = image + weights[1] * (low - image)
+    shade_weight, ground_weight = jax.random.uniform(keys[4], (2,))
+    dark = jax.random.uniform(keys[5]) < DARK
+    shape = image + shade_weight * (shade - image)
+    ground = image + jnp.where(dark, 1.0, ground_weight) * (low - image)
     filled = ground + jax.nn.sigmoid(SHARPNESS * level) * (shape - ground)
-    return jnp.where(jax.random.uniform(keys[5]) < probability, filled, image)
+    return jnp.where(jax.random.uniform(keys[6]) < probability, filled, image)
 
 
 def warp(
