@@ -157,6 +157,7 @@ RANGES = {
             ],
             "distillation": [
                 "weight_decay",
+                "feature_weight",
                 "shift",
                 "affine",
                 "elastic",
@@ -165,7 +166,7 @@ RANGES = {
                 "noise",
             ],
         },
-        UNIT: {"distillation": ["mixup", "cutmix"]},
+        UNIT: {"distillation": ["mixup", "cutmix", "mirror", "fill"]},
     },
     "dafl": {
         POSITIVE: {

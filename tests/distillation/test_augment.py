@@ -118,7 +118,7 @@ def test_filled_images_keep_to_the_range_of_the_image():
     filled = fills(IMAGE, probability=1.0)
     assert (filled >= IMAGE.min((0, 1)) - 1e-5).all()
     assert (filled <= IMAGE.max((0, 1)) + 1e-5).all()
-    assert len(np.unique(filled[:, 0, 0, 0])) > 0.9 * len(KEYS)
+    assert len(np.unique(filled[:, 0, 0, 0])) > 0.6 * len(KEYS)
 
 
 def test_a_flat_image_has_nothing_to_fill_a_shape_with():
