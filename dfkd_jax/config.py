@@ -290,10 +290,18 @@ class DistillationConfig:
             mixing then).
         loss: "l1" or "l2" on logits, or "hinton" (tempered cross-entropy).
         temperature: τ of "hinton" and of stored labels.
+        feature_layer: A layer that teacher and student both have, equally wide: the
+            student learns the teacher's output there, too, and starts with the
+            teacher's weights wherever it has some of the same name and shape. Empty:
+            it learns logits alone and starts from scratch.
+        feature_weight: Of the features' relative squared error, beside `loss`.
         mixup: Probability of mixup with another pseudo sample.
         cutmix: Probability of CutMix.
         max_shift: Largest random shift by whole pixels.
         flip: Probability that an image is mirrored.
+        mirror: Probability that the left half is mirrored onto the right one.
+        fill: Probability of a random shape filled with one shade, on a dark ground,
+            through which the image still shows.
         shift: Standard deviation of random shifts, in pixels.
         affine: Standard deviation of the linear map's entries.
         elastic: Standard deviation of elastic displacements, in pixels.
@@ -315,10 +323,14 @@ class DistillationConfig:
     labels: str = "fresh"
     loss: str = "hinton"
     temperature: float = 4.0
+    feature_layer: str = ""
+    feature_weight: float = 1.0
     mixup: float = 0.4
     cutmix: float = 0.3
     max_shift: int = 0
     flip: float = 0.0
+    mirror: float = 0.0
+    fill: float = 0.0
     shift: float = 0.5
     affine: float = 0.2
     elastic: float = 0.5
@@ -343,7 +355,7 @@ class DistillationConfig:
         _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
         _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
         _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
-        _probability(self, path, "mixup", "cutmix", "flip")
+        _probability(self, path, "mixup", "cutmix", "flip", "mirror", "fill")
         _optimizer(self, path)
         _require(
             self.mixup + self.cutmix <= 1,
@@ -355,6 +367,7 @@ class DistillationConfig:
             self,
             path,
             "weight_decay",
+            "feature_weight",
             "max_shift",
             "shift",
             "affine",
@@ -375,6 +388,12 @@ class DistillationConfig:
                 f"{path}.mixup+cutmix",
                 self.mixup + self.cutmix,
                 f'mixed samples have no stored label; set {path}.labels="fresh"',
+            )
+            _require(
+                not self.feature_layer,
+                f"{path}.feature_layer",
+                self.feature_layer,
+                f'with {path}.labels="stored" the teacher is not asked; leave it empty',
             )
 
 

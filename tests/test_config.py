@@ -158,6 +158,7 @@ RANGES = {
             ],
             "distillation": [
                 "weight_decay",
+                "feature_weight",
                 "max_shift",
                 "shift",
                 "affine",
@@ -167,7 +168,10 @@ RANGES = {
                 "noise",
             ],
         },
-        UNIT: {"synthesis": ["flip"], "distillation": ["mixup", "cutmix", "flip"]},
+        UNIT: {
+            "synthesis": ["flip"],
+            "distillation": ["mixup", "cutmix", "flip", "mirror", "fill"],
+        },
     },
     "dafl": {
         POSITIVE: {

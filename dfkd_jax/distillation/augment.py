@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, PRNGKeyArray
 
+CENTRING = 2.0  # Of a shape's level, drawn on a 4×4 grid from N(0, 1).
+SYMMETRIC = 0.6  # Share of the shapes.
+DARK = 0.6  # Share of the grounds.
+SHARPNESS = 8.0  # Of their outlines.
+
 
 def mix(
     key: PRNGKeyArray,
@@ -42,6 +47,71 @@ def mix(
         jnp.where((choice < mixup + cutmix) & patch, 1.0, 0.0),
     )
     return image + blend * (other - image)
+
+
+def mirror(
+    key: PRNGKeyArray,
+    image: Float[Array, "height width channels"],
+    *,
+    probability: float,
+) -> Float[Array, "height width channels"]:
+    """The image with its left half mirrored onto its right one; or `image`.
+
+    Many things are symmetric, pseudo samples never are.
+
+    Args:
+        key: For one image.
+        image: Any image.
+        probability: Of the symmetric image.
+    """
+    width = image.shape[1]
+    left = (jnp.arange(width) < width / 2)[None, :, None]
+    mirrored = jnp.where(left, image, image[:, ::-1])
+    return jnp.where(jax.random.uniform(key) < probability, mirrored, image)
+
+
+def fill(
+    key: PRNGKeyArray,
+    image: Float[Array, "height width channels"],
+    *,
+    probability: float,
+) -> Float[Array, "height width channels"]:
+    """A random smooth shape, filled with one shade, on a dark ground; or `image`.
+
+    The image shows through shape and ground, with a weight from U(0, 1) each; `DARK` of
+    the grounds are opaque. Shapes are rather in the middle, and `SYMMETRIC` of them are
+    symmetric. Synthesis draws strokes; areas, which clothes consist of, students see
+    here.
+
+    Args:
+        key: For one image.
+        image: Any image; the shade is between its least and its greatest value.
+        probability: Of the shape.
+    """
+    keys = jax.random.split(key, 7)
+    height, width, channels = image.shape
+    level = jax.image.resize(
+        jax.random.normal(keys[0], (4, 4, 1)), (height, width, 1), "cubic"
+    )
+    rows = jnp.linspace(-1, 1, height)[:, None, None] ** 2
+    columns = jnp.linspace(-1, 1, width)[None, :, None] ** 2
+    # 1 in the middle, -1 along the border.
+    bowl = 1 - 2 * jnp.maximum(rows, columns)
+    level += CENTRING * jax.random.uniform(keys[1]) * bowl
+    level = jnp.where(
+        jax.random.uniform(keys[2]) < SYMMETRIC,
+        (level + level[:, ::-1]) / jnp.sqrt(2.0),
+        level,
+    )
+    low = image.min(axis=(0, 1), keepdims=True)
+    high = image.max(axis=(0, 1), keepdims=True)
+    shade = low + jax.random.uniform(keys[3], (1, 1, channels)) * (high - low)
+    shade_weight, ground_weight = jax.random.uniform(keys[4], (2,))
+    dark = jax.random.uniform(keys[5]) < DARK
+    shape = image + shade_weight * (shade - image)
+    ground = image + jnp.where(dark, 1.0, ground_weight) * (low - image)
+    filled = ground + jax.nn.sigmoid(SHARPNESS * level) * (shape - ground)
+    return jnp.where(jax.random.uniform(keys[6]) < probability, filled, image)
 
 
 def warp(

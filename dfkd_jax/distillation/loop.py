@@ -1,5 +1,6 @@
 """Trains the student on the transfer set; the last step is the result."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from flax import linen as nn
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import step as steps
+from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.models import network
 from dfkd_jax.runtime import (
     augmentation,
@@ -18,6 +20,7 @@ from dfkd_jax.runtime import (
     optimisation,
     rng,
     training,
+    weights,
     writers,
 )
 
@@ -53,6 +56,14 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
             image = augmentation.flip(
                 rng.stream(key, "flip"), image, probability=config.flip
             )
+        if config.mirror:
+            image = augmentations.mirror(
+                rng.stream(key, "mirror"), image, probability=config.mirror
+            )
+        if config.fill:
+            image = augmentations.fill(
+                rng.stream(key, "fill"), image, probability=config.fill
+            )
         if config.shift or config.affine or config.elastic:
             image = augmentations.warp(
                 warp_key,
@@ -74,6 +85,60 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
     return augment
 
 
+def inherit(start: Any, variables: Any) -> Any:
+    """`start` with what the teacher has under the same name, in the same shape.
+
+    Where both have the same layers after the feature layer, features that are learnt
+    well then give logits that are.
+    """
+    theirs = weights.flatten(variables)
+    own = weights.flatten(start)
+    same = {
+        name
+        for name in own.keys() & theirs.keys()
+        if np.shape(own[name]) == np.shape(theirs[name])
+    }
+    chosen = {name: theirs[name] if name in same else own[name] for name in own}
+    return weights.unflatten(chosen, source="The student")
+
+
+def check_feature_layer(
+    config: DistillationConfig,
+    *,
+    teacher: nn.Module,
+    student: nn.Module,
+    image_shape: Any,
+) -> None:
+    """Raises ConfigError where teacher and student do not have the layer alike."""
+    if not config.feature_layer:
+        return
+    shape = tuple(image_shape)
+    key = jax.random.key(0)
+    found = []
+    for name, module in (("teacher", teacher), ("student", student)):
+        variables = jax.eval_shape(
+            functools.partial(network.init, module, image_shape=shape), key
+        )
+        layers = {
+            layer.name: layer.output_shape
+            for layer in network.layers(module, variables, shape).values()
+            if layer.calls == 1
+        }
+        if config.feature_layer not in layers:
+            raise ConfigError(
+                f"config.distillation.feature_layer={config.feature_layer!r} is no "
+                f"layer of the {name}: choose one of {', '.join(layers)}."
+                + did_you_mean(config.feature_layer, layers)
+            )
+        found.append(layers[config.feature_layer])
+    if found[0] != found[1]:
+        raise ConfigError(
+            f"config.distillation.feature_layer={config.feature_layer!r} gives "
+            f"{found[0]} in the teacher and {found[1]} in the student: choose a layer "
+            'where both are the same, or "".'
+        )
+
+
 def distil(
     config: DistillationConfig,
     *,
@@ -92,7 +157,8 @@ def distil(
         config: Settings of distillation.
         teacher: The teacher's linen module.
         variables: Its variables.
-        student: The student's linen module; starts from scratch.
+        student: The student's linen module; starts from scratch, but for what
+            `inherit` gives it where features are learnt.
         source: The transfer set, or another source of images.
         image_shape: (height, width, channels).
         seed: Root of all keys.
@@ -100,10 +166,14 @@ def distil(
         stopwatch: Gets the seconds of checkpointed steps.
 
     Raises:
+        ConfigError: There is no such feature layer; see `check_feature_layer`.
         NonFiniteError: The loss became NaN or infinite.
         CheckpointError: A checkpoint cannot be restored.
         StorageError: A checkpoint cannot be written.
     """
+    check_feature_layer(
+        config, teacher=teacher, student=student, image_shape=image_shape
+    )
     root = rng.stream(jax.random.key(seed), "distillation")
     schedule = optimisation.warmup_then(
         config.schedule,
@@ -111,9 +181,12 @@ def distil(
         warmup_steps=config.warmup_steps,
         num_steps=config.num_steps,
     )
+    start = network.init(student, rng.stream(root, "student"), image_shape)
+    if config.feature_layer:
+        start = inherit(start, variables)
     state = steps.create_state(
         student=student,
-        variables=network.init(student, rng.stream(root, "student"), image_shape),
+        variables=start,
         optimizer=optimisation.make_optimizer(
             config.optimizer,
             schedule,
@@ -129,6 +202,8 @@ def distil(
         stored_labels_temperature=(
             config.temperature if config.labels == "stored" else None
         ),
+        feature_layer=config.feature_layer,
+        feature_weight=config.feature_weight,
     )
 
     def read(step):

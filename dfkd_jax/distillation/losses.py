@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+FLOOR = 1e-6  # Of squared features: those of a blank image may all be zero.
+
 
 def hinton(
     student_logits: Float[Array, "batch classes"],
@@ -31,3 +33,16 @@ def logit_l2(
 ) -> Float[Array, " batch"]:
     """Mean squared difference of logits (Ba and Caruana, 2014)."""
     return jnp.mean((student_logits - teacher_logits) ** 2, axis=-1)
+
+
+def feature_error(
+    student_features: Float[Array, "batch *places units"],
+    teacher_features: Float[Array, "batch *places units"],
+) -> Float[Array, " batch"]:
+    """Squared distance of features (Romero et al., 2015), as a share of the teacher's.
+
+    A share, so that images that excite the teacher more do not count for more.
+    """
+    axes = tuple(range(1, teacher_features.ndim))
+    distance = jnp.sum((student_features - teacher_features) ** 2, axis=axes)
+    return distance / (jnp.sum(teacher_features**2, axis=axes) + FLOOR)

@@ -48,6 +48,8 @@ def make_step(
     augment: Callable[[Any, Any, Any], Any],
     loss: Loss,
     stored_labels_temperature: float | None,
+    feature_layer: str = "",
+    feature_weight: float = 0.0,
 ) -> Callable[..., tuple[StudentState, dict[str, Any]]]:
     """`step(state, teacher variables, batch, key) -> (state, metrics)`, data-parallel.
 
@@ -58,6 +60,9 @@ def make_step(
         loss: `(student logits, teacher logits)` to one value an image.
         stored_labels_temperature: If given, the teacher is not asked: `loss` gets
             τ · log y for the soft labels y of the batch, whose tempered softmax is y.
+        feature_layer: If given, a layer of both: the student follows the teacher's
+            features there, too. Needs a teacher that is asked.
+        feature_weight: Of `losses.feature_error`, added to `loss`.
 
     The batch holds `images`, `others` (to mix with) and `labels`, each `[batch, …]`.
     """
@@ -70,17 +75,28 @@ def make_step(
         keys = rng.per_example(step_key, place)
         dropout_key = jax.random.fold_in(rng.stream(step_key, "dropout"), place[0])
         images = jax.vmap(augment)(keys, batch["images"], batch["others"])
-        if stored_labels_temperature is None:
+        if feature_layer:
+            teacher_features, teacher_logits = network.features_and_logits(
+                teacher, variables, images, layer=feature_layer
+            )
+        elif stored_labels_temperature is None:
             teacher_logits = network.logits(teacher, variables, images)
         else:
             teacher_logits = stored_labels_temperature * jnp.log(batch["labels"])
 
         def mean_loss(params):
-            student_logits, model_state = network.train_logits(
-                student, {"params": params} | state.model_state, images, dropout_key
+            student_variables = {"params": params} | state.model_state
+            asked = (student, student_variables, images, dropout_key)
+            if not feature_layer:
+                student_logits, model_state = network.train_logits(*asked)
+                value = loss(student_logits, teacher_logits)
+                return value.mean(), (student_logits, model_state)
+            student_features, student_logits, model_state = (
+                network.train_features_and_logits(*asked, layer=feature_layer)
             )
-            value = loss(student_logits, teacher_logits).mean()
-            return value, (student_logits, model_state)
+            error = losses.feature_error(student_features, teacher_features)
+            value = loss(student_logits, teacher_logits) + feature_weight * error
+            return value.mean(), (student_logits, model_state)
 
         (value, (student_logits, model_state)), gradients = jax.value_and_grad(
             mean_loss, has_aux=True

@@ -54,12 +54,14 @@ def make_student(task: Task) -> Made:
     """The student; see above.
 
     Raises:
+        ConfigError: The student does not suit the settings.
         NonFiniteError: A loss or an image became NaN or infinite.
         CheckpointError: What is in the work directory is damaged or foreign.
         StorageError: The work directory cannot be written.
     """
     started = time.monotonic()
     config = task.config
+    check_student(task)
     feature_layer = find_feature_layer(config.targets, task.teacher)
     draw_labels = make_targets(config.targets, task.teacher, feature_layer)
     transfer_set = open_transfer_set(
@@ -76,6 +78,16 @@ def make_student(task: Task) -> Made:
     if hosts.is_first():
         _keep_soft_labels(task, feature_layer)
     return Made(variables=variables, facts=facts(feature_layer.name, transfer_set))
+
+
+def check_student(task: Task) -> None:
+    """Raises ConfigError before synthesis rather than after it."""
+    distillation_loop.check_feature_layer(
+        task.config.distillation,
+        teacher=task.teacher.module,
+        student=task.student,
+        image_shape=task.description.image_shape,
+    )
 
 
 def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:

@@ -123,6 +123,16 @@ def features_and_logits(
     return seen[0].astype(result.dtype), result
 
 
+def train_features_and_logits(
+    module: nn.Module, variables: Any, images: Any, key: Any, *, layer: str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Output of `layer`, and what `train_logits` returns."""
+    seen: list[Any] = []
+    with nn.intercept_methods(_looking_at(layer, seen)):
+        result, state = train_logits(module, variables, images, key)
+    return seen[0].astype(result.dtype), result, state
+
+
 def features_logits_and_moments(
     module: nn.Module, variables: Any, images: Any, *, layer: str
 ) -> tuple[Any, Any, list[Moments]]:

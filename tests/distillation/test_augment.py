@@ -28,6 +28,16 @@ def mixes(image, other, **strengths):
     return np.asarray(draws(augment.mix, tuple(strengths.items()), *images))
 
 
+def mirrors(image, **strengths):
+    return np.asarray(
+        draws(augment.mirror, tuple(strengths.items()), jnp.float32(image))
+    )
+
+
+def fills(image, **strengths):
+    return np.asarray(draws(augment.fill, tuple(strengths.items()), jnp.float32(image)))
+
+
 def warps(image, **strengths):
     strengths = {"shift": 0.0, "affine": 0.0, "elastic": 0.0} | strengths
     image = jnp.float32(image)
@@ -44,10 +54,12 @@ def jitters(image, **strengths):
     "results",
     [
         lambda: mixes(IMAGE, OTHER, mixup=0.0, cutmix=0.0),
+        lambda: mirrors(IMAGE, probability=0.0),
+        lambda: fills(IMAGE, probability=0.0),
         lambda: warps(IMAGE),
         lambda: jitters(IMAGE),
     ],
-    ids=["mix", "warp", "jitter"],
+    ids=["mix", "mirror", "fill", "warp", "jitter"],
 )
 def test_nothing_asked_for_is_the_identity(results):
     found = results()
@@ -88,6 +100,46 @@ def test_probabilities_of_mixing():
     assert mixed.mean() == pytest.approx(0.2, abs=0.03)
     # A rectangle can fall between the pixels, but seldom.
     assert cut.mean() == pytest.approx(0.49, abs=0.045)
+
+
+def test_the_left_half_is_mirrored_onto_the_right_one():
+    mirrored = mirrors(IMAGE, probability=1.0)[0]
+    half = SIZE // 2 + 1
+    np.testing.assert_allclose(mirrored[:, :half], IMAGE[:, :half], rtol=1e-6)
+    np.testing.assert_array_equal(mirrored, mirrored[:, ::-1])
+
+
+def test_probability_of_mirroring():
+    changed = (mirrors(IMAGE, probability=0.3) != np.float32(IMAGE)).any((1, 2, 3))
+    np.testing.assert_allclose(changed.mean(), 0.3, atol=0.045)
+
+
+def test_filled_images_keep_to_the_range_of_the_image():
+    filled = fills(IMAGE, probability=1.0)
+    assert (filled >= IMAGE.min((0, 1)) - 1e-5).all()
+    assert (filled <= IMAGE.max((0, 1)) + 1e-5).all()
+    assert len(np.unique(filled[:, 0, 0, 0])) > 0.6 * len(KEYS)
+
+
+def test_a_flat_image_has_nothing_to_fill_a_shape_with():
+    flat = np.full((SIZE, SIZE, 2), 3.0)
+    np.testing.assert_allclose(fills(flat, probability=1.0) - flat, 0, atol=1e-5)
+
+
+def test_probability_of_filling():
+    changed = (np.abs(fills(IMAGE, probability=0.3) - IMAGE) > 1e-6).any((1, 2, 3))
+    np.testing.assert_allclose(changed.mean(), 0.3, atol=0.045)
+
+
+def test_shapes_are_in_the_middle_and_often_symmetric():
+    """On a ramp from dark to bright, what became darker is ground or shade."""
+    image = np.ones((SIZE, SIZE, 1))
+    image[0] = 0.0  # Dark enough for a ground; elsewhere the image is bright.
+    filled = fills(image, probability=1.0)
+    middle, corner = filled[:, SIZE // 2, SIZE // 2, 0], filled[:, -1, -1, 0]
+    assert middle.mean() > corner.mean()
+    symmetric = (np.abs(filled - filled[:, :, ::-1]) < 1e-5).all((1, 2, 3))
+    np.testing.assert_allclose(symmetric.mean(), augment.SYMMETRIC, atol=0.05)
 
 
 def test_shift_moves_every_pixel_alike_and_repeats_the_border():

@@ -29,6 +29,36 @@ def test_logit_distances_by_hand(strict_dtypes):
     np.testing.assert_allclose(losses.logit_l2(student, teacher), [20 / 3, 3])
 
 
+def test_feature_error_by_hand(strict_dtypes):
+    student = jnp.array([[1.0, 2.0], [0.0, 4.0], [0.0, 0.0]])
+    teacher = jnp.array([[3.0, 1.0], [0.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(
+        losses.feature_error(student, teacher), [0.5, 0, 0], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 2, 3, 5)], ids=["dense", "maps"])
+def test_feature_error_does_not_care_how_strong_features_are(shape):
+    keys = jax.random.split(jax.random.key(2))
+    student, teacher = (jax.random.normal(key, shape) for key in keys)
+    error = losses.feature_error(student, teacher)
+    assert error.shape == (4,)
+    np.testing.assert_allclose(
+        losses.feature_error(50 * student, 50 * teacher), error, rtol=1e-5
+    )
+
+
+def test_feature_error_gradient(strict_dtypes):
+    check_grads(
+        jax.jit(lambda student: losses.feature_error(student, TEACHER)),
+        (STUDENT,),
+        order=1,
+        modes=["rev"],
+        atol=3e-2,
+        rtol=2e-2,
+    )
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients(name):
     check_grads(

@@ -49,7 +49,15 @@ def unchanged(key, image, other):
     return image
 
 
-def take_step(*, kernel, augment=unchanged, stored=False, loss="hinton", num_steps=1):
+def take_step(
+    *,
+    kernel,
+    augment=unchanged,
+    stored=False,
+    loss="hinton",
+    num_steps=1,
+    **features,
+):
     """State, metrics and teacher after steps on four devices, from step 0."""
     step = parallel.data_parallel(
         steps.make_step(
@@ -58,6 +66,7 @@ def take_step(*, kernel, augment=unchanged, stored=False, loss="hinton", num_ste
             augment=augment,
             loss=steps.make_loss(loss, temperature=TEMPERATURE),
             stored_labels_temperature=TEMPERATURE if stored else None,
+            **features,
         )
     )
     state = steps.create_state(
@@ -111,6 +120,27 @@ def test_step_on_four_devices_by_hand(stored):
     logits = images.reshape(BATCH, -1) @ KERNELS["student"]
     agreement = (logits.argmax(1) == targets.argmax(1)).mean()
     np.testing.assert_allclose(metrics["agreement"], agreement)
+
+
+def test_features_by_hand():
+    """The only layer of the linear net: its features are the logits."""
+    images = BATCH_OF_EIGHT["images"]
+    flat = images.reshape(BATCH, -1)
+    gradient, loss = by_hand(KERNELS["student"], images, teacher_targets(images))
+    wanted = flat @ KERNELS["teacher"]
+    difference = flat @ KERNELS["student"] - wanted
+    sizes = (wanted**2).sum(1, keepdims=True)
+    gradient += 3.0 * flat.T @ (2 * difference / sizes) / BATCH
+    loss += 3.0 * ((difference**2).sum(1, keepdims=True) / sizes).mean()
+
+    state, metrics, _ = take_step(
+        kernel=KERNELS["student"], feature_layer="Dense_0", feature_weight=3.0
+    )
+
+    np.testing.assert_allclose(
+        kernel_of(state), KERNELS["student"] - RATE * gradient, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
 
 def test_every_device_ends_with_the_same_student():

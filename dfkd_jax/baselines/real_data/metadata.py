@@ -49,6 +49,7 @@ def make_student(task: Task) -> Made:
     """The student; statistics are recorded once and kept in `statistics.npz`.
 
     Raises:
+        ConfigError: The student does not suit the settings.
         DataUnavailableError: The real images cannot be had.
         NonFiniteError: A loss or an image became NaN or infinite.
         CheckpointError: What is in the work directory is damaged or foreign.
@@ -56,6 +57,7 @@ def make_student(task: Task) -> Made:
     """
     started = time.monotonic()
     config, teacher = task.config, task.teacher
+    soft_targets.check_student(task)
     layer = _find_layer(config, teacher)
     mean, covariance = _recorded(task, layer)
     normal = gaussian.Normal(
