@@ -108,6 +108,14 @@ def test_speed_is_that_of_the_benchmarks(step):
         assert ratio == f"{best['median']:.2f}"
 
 
+def test_share_of_steps_is_that_of_the_benchmark():
+    results = ROOT / "benchmarks" / "results" / "stages-cpu.json"
+    found = json.loads(results.read_text())
+    (share,) = found["ratios"].values()
+    assert f"{100 * share['median']:.1f} % of a second run are steps" in README
+    assert not found["quick"]
+
+
 def test_scaling_is_that_of_the_benchmark():
     results = ROOT / "benchmarks" / "results" / "scaling-cpu.json"
     found = json.loads(results.read_text())
