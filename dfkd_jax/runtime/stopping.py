@@ -123,13 +123,18 @@ def _handle(number, frame):
 def _dropped(otherwise, unraisable):
     """Where Python reports an exception that nobody can catch."""
     if issubclass(unraisable.exc_type, StopRequested):
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
     else:
         otherwise(unraisable)
 
 
 def _again(number, frame):
-    del number, frame
+    del number
+    while frame is not None:
+        if frame.f_code is _dropped.__code__:
+            return  # What is raised in there is lost; the next time will do.
+        frame = frame.f_back
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if not _finished and not _deferrals:
         leave()
 

@@ -114,12 +114,15 @@ def test_a_command_that_is_done_is_not_stopped():
     assert (process.returncode, out, err) == (0, "done\n", "")
 
 
+@pytest.mark.parametrize("slow", [0, 0.05], ids=["", "on a slow machine"])
 @pytest.mark.parametrize("place", ["destructor", "garbage collector"])
-def test_a_request_that_python_drops_is_raised_again(place):
+def test_a_request_that_python_drops_is_raised_again(place, slow):
     """Signals wait for the main thread, here until it is in `dropped`."""
     process = start(
         f"""
     import gc, os, signal
+    set_timer = signal.setitimer
+    signal.setitimer = lambda *args: (set_timer(*args), time.sleep({slow}))
     def dropped(*args):
         if args or {place == "destructor"}:
             os.kill(os.getpid(), signal.SIGTERM)

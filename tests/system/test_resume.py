@@ -38,7 +38,8 @@ def _run_and_tell_steps(arguments):
 
 def _steps(command, stage):
     """What `_run_and_tell_steps` told of a stage."""
-    lines = [line.split() for line in command.stdout.splitlines()]
+    whole = command.stdout.rpartition("\n")[0]  # Without a line that is being written.
+    lines = [line.split() for line in whole.splitlines()]
     return [int(line[1]) for line in lines if line and line[0] == stage]
 
 
