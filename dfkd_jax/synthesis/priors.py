@@ -4,9 +4,13 @@ They are smooth, may be shifted and mirrored, and a batch of them has the statis
 that the teacher's BatchNorms keep.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from dfkd_jax.runtime import augmentation
 
 
 def total_variation(
@@ -53,7 +57,7 @@ def random_flip(
     """With `probability`, all images mirrored, left to right."""
     if not probability:
         return images
-    return jnp.where(jax.random.bernoulli(key, probability), images[:, :, ::-1], images)
+    return _alike(augmentation.flip, key, images, probability=probability)
 
 
 def random_shift(
@@ -68,7 +72,9 @@ def random_shift(
     """
     if not max_shift:
         return images
-    margin = ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0))
-    padded = jnp.pad(images, margin, mode="edge")
-    y, x = jax.random.randint(key, (2,), 0, 2 * max_shift + 1)
-    return jax.lax.dynamic_slice(padded, (0, y, x, 0), images.shape)
+    return _alike(augmentation.shift, key, images, max_shift=max_shift)
+
+
+def _alike(change, key, images, **settings):
+    """The same random change of every image: they share the key."""
+    return jax.vmap(functools.partial(change, **settings), (None, 0))(key, images)
