@@ -47,7 +47,7 @@ def execute(
     active: dict[Run, subprocess.Popen] = {}
     try:
         while waiting or active:
-            for run in _startable(waiting, active, jobs=jobs, share=share):
+            for run in _startable(waiting, active, sources, jobs=jobs, share=share):
                 waiting.remove(run)
                 wait_until_free(run.workdir)
                 if source := sources.get(run.transfer_set):
@@ -55,12 +55,14 @@ def execute(
                 active[run] = _start(run, pictures=pictures)
                 clock.start(run)
             for run, process in list(active.items()):
-                if process.poll() is None:
+                ended = process.poll() is not None
+                unknown = share and run.transfer_set not in sources
+                if unknown and sharing.is_source(run):
+                    sources[run.transfer_set] = run
+                if not ended:
                     continue
                 del active[run]
                 process.stdin.close()
-                if share and sharing.is_source(run):
-                    sources.setdefault(run.transfer_set, run)
                 if not outcome.is_finished(run):
                     failed[run] = _reason(run, process.returncode)
                 clock.end(run, failed.get(run))
@@ -70,16 +72,17 @@ def execute(
     return failed
 
 
-def _startable(waiting, active, *, jobs, share):
+def _startable(waiting, active, sources, *, jobs, share):
     """Runs to start now; who waits for another one's transfer set is left out."""
-    found, busy = [], [run.transfer_set for run in active]
+    found, in_work = [], [run.transfer_set for run in active]
     for run in waiting:
         if len(active) + len(found) >= jobs:
             break
-        if share and run.transfer_set and run.transfer_set in busy:
+        needs = run.transfer_set
+        if share and needs and needs in in_work and needs not in sources:
             continue
         found.append(run)
-        busy.append(run.transfer_set)
+        in_work.append(needs)
     return found
 
 

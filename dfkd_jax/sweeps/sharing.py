@@ -24,12 +24,14 @@ def sources(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def is_source(run: Run) -> bool:
-    """Whether the transfer set of `run` is whole and its own."""
-    folder = run.workdir / FOLDER
-    if not run.transfer_set or not (folder / "manifest.json").is_file() or origin(run):
+    """Whether `run` is done with its transfer set, and has made it itself."""
+    seconds = run.workdir / "seconds.json"
+    if not run.transfer_set or not seconds.is_file() or origin(run):
         return False
     try:
-        return not TransferSet.existing(folder).missing()
+        if "distillation" not in files.read_json(seconds):
+            return False
+        return not TransferSet.existing(run.workdir / FOLDER).missing()
     except DfkdError:
         return False
 

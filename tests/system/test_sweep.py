@@ -11,7 +11,7 @@ from tiny_runs import TINY, fingerprint, identity, shards
 
 from dfkd_jax.runtime import files
 
-CASES = ("", "distillation.noise=0.5", "targets.feature_layer=no_such_layer")
+CASES = ("", "distillation.noise=0.5", "distillation.feature_layer=no_such_layer")
 NAMES = ("base", "noise=0.5", "feature_layer=no_such_layer")
 
 
@@ -53,11 +53,15 @@ def test_killed_resumed_and_shared(lab, settings, tmp_path):
         lambda: (first / "results.json").exists() and (second / "run.json").exists()
     )
     kept = identity(first / "results.json"), shards(first)
-    command = start(lab, given)
+    command = start(lab, [*given, "--jobs=2"])
     assert command.wait() == 1, command.stderr
     assert (identity(first / "results.json"), shards(first)) == kept
     assert "1 of 3 runs were finished before" in command.stdout
-    assert re.search(r"\[2 of 3\] noise=0.5, seed 1: .*; about .* left", command.stdout)
+    assert re.search(r"\[2 of 3\] .*, seed 1: .*; about .* left", command.stdout)
+
+    # The transfer set is there, so the other two runs are made side by side.
+    both = [command.stdout.index(f"{name}, seed 1: started") for name in NAMES[1:]]
+    assert max(both) < command.stdout.index(f"{NAMES[1]}, seed 1: validation")
 
     # A run that fails is named with its error, and the others are made.
     assert "feature_layer=no_such_layer, seed 1 failed" in command.stderr
