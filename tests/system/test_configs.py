@@ -140,9 +140,7 @@ def test_installed_copy_makes_a_student_from_any_folder(
 def test_python_makes_what_the_command_makes(lab, finished_workdir, tmp_path):
     arguments = (tmp_path / "run", lab.empty)
     without_pictures = {figures.SWITCH: "off"}
-    command = lab.runner.call(
-        tiny_runs.run_from_python, *arguments, **without_pictures
-    )
+    command = lab.runner.call(tiny_runs.run_from_python, *arguments, **without_pictures)
     assert command.wait() == 0, command.stderr
     assert fingerprint(tmp_path / "run") == fingerprint(finished_workdir)
     student = fingerprint(finished_workdir)["student"]
