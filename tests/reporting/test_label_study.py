@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +13,9 @@ import pytest
 
 from dfkd_jax import command_line, config
 from dfkd_jax.config import NetworkConfig
-from dfkd_jax.errors import CheckpointError, ConfigError
-from dfkd_jax.reporting import label_study
-from dfkd_jax.runtime import files
+from dfkd_jax.errors import CheckpointError, ConfigError, MissingPackageError
+from dfkd_jax.reporting import label_study, results_files
+from dfkd_jax.runtime import files, parallel
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.teachers import weights as teachers
 
@@ -138,3 +141,72 @@ def test_a_study_of_the_shipped_teacher(teacher, monkeypatch):
         assert places.shape == (200,)
         assert places.min() >= 0 and places.max() <= label_study.MAP_SIZE
         assert len(drawn["classes"].split()) == 100
+
+
+@pytest.fixture
+def flags(monkeypatch, tmp_path):
+    """Of the command, as a tiny study has them."""
+    found = types.SimpleNamespace(
+        config=command_line.read_config("configs/mnist.py"),
+        output=str(tmp_path / "new" / "mnist.json"),
+        runs=[],
+    )
+    monkeypatch.setattr(label_study, "FLAGS", found)
+    # Devices and compilation cache of this process are set.
+    monkeypatch.setattr(parallel, "configure", lambda **kwargs: None)
+    monkeypatch.setattr(label_study, "NUM_DRAWS", 200)
+    monkeypatch.setattr(label_study, "NUM_PLACES", 60)
+    return found
+
+
+def test_the_command_writes_what_tables_and_figures_are_made_of(
+    teacher, flags, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("sklearn", reason="the map is made with scikit-learn")
+    images = np.zeros((4, 28, 28, 1), np.float32)
+    labels = np.ones((4, 10), np.float32) / 10
+    # Two runs that share a transfer set, one that does not.
+    for name, level in (("a/seed0", 0), ("b/seed0", 0), ("a/seed1", 1)):
+        transfer_set(tmp_path / "runs" / name, teacher, images + level, labels)
+    flags.runs = [str(tmp_path / "runs")]
+    # With the arrays that the annotations of the networks, checked here, ask for.
+    monkeypatch.setattr(teachers, "load", lambda *args, **kwargs: teacher)
+    assert label_study.main(["label_study"]) == 0
+    assert flags.output in capsys.readouterr().out
+    found = json.loads((tmp_path / "new" / "mnist.json").read_text())
+    assert found["format"] == label_study.FORMAT
+    assert found["teacher"]["sha256"] == teacher.sha256
+    assert found["teacher"]["parameters"] == 61_706
+    assert list(found["distributions"]) == list(found["map"])
+    assert [run["name"] for run in found["pseudo_samples"]] == ["b", "a"]
+    # The reports read it.
+    shutil.copytree(tmp_path / "new", tmp_path / "results" / "soft_labels")
+    assert results_files.read(tmp_path / "results").label_studies["mnist"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "phrase"),
+    [
+        ({"config": None}, ConfigError, "Name a config and a file"),
+        ({"output": ""}, ConfigError, "Name a config and a file"),
+        (
+            {"config": command_line.read_config("configs/teachers/mnist.py")},
+            ConfigError,
+            "a distillation without real data",
+        ),
+        ({"runs": ["no_such_folder"]}, ConfigError, "no work directory"),
+    ],
+)
+def test_what_the_command_refuses(flags, tmp_path, changes, error, phrase):
+    if "runs" in changes:
+        pytest.importorskip("sklearn", reason="asked for before")
+    vars(flags).update(changes)
+    with pytest.raises(error, match=phrase):
+        label_study.main(["label_study"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_scikit_learn_there_is_one_clear_error(flags, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(MissingPackageError, match="needs scikit-learn"):
+        label_study.main(["label_study"])

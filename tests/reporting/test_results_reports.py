@@ -2,11 +2,12 @@
 
 import json
 import pathlib
+import types
 from typing import Any
 
 import pytest
 
-from dfkd_jax.errors import MissingPackageError, ResultsError
+from dfkd_jax.errors import ConfigError, MissingPackageError, ResultsError
 from dfkd_jax.reporting import __main__ as reporting
 from dfkd_jax.reporting import (
     documents,
@@ -584,3 +585,42 @@ def test_without_matplotlib_there_is_one_clear_error(project, monkeypatch):
     project.write("sweeps/sigma.json", SIGMA)
     with pytest.raises(MissingPackageError, match=r'pip install "\.\[plots\]"'):
         project.update()
+
+
+# The command ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(project, monkeypatch):
+    """`main` with the folder of results and flags, in this process."""
+
+    def run(*arguments, runs=(), check=False):
+        given = types.SimpleNamespace(runs=[str(path) for path in runs], check=check)
+        monkeypatch.setattr(reporting, "FLAGS", given)
+        return reporting.main(["reporting", *arguments])
+
+    return run
+
+
+def test_the_command_updates_and_then_finds_all_as_it_should_be(
+    project, command, capsys
+):
+    project.runs("default", (0.98, 0.985, 0.99))
+    project.document("table: main")
+    folder = str(project.results)
+    with pytest.raises(ResultsError, match=f"python -m dfkd_jax.reporting {folder}"):
+        command(folder, check=True)
+    assert "stale" in project.text()
+    assert command(folder) == 0
+    assert "README.md: table main" in capsys.readouterr().out
+    assert "98.50" in project.text()
+    assert command(folder, check=True) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_wants_one_folder_of_results_and_folders_of_runs(project, command):
+    for arguments in ((), ("a", "b")):
+        with pytest.raises(ConfigError, match="Name the folder of results"):
+            command(*arguments)
+    with pytest.raises(ConfigError, match=r"--runs=.*none: no such folder"):
+        command(str(project.results), runs=[project.root / "none"])

@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 
+import command_runner
 import numpy as np
 
 from dfkd_jax.data import datasets
@@ -86,3 +87,17 @@ def write(data_dir: pathlib.Path, *, train: bool = False) -> None:
     }
     (folder / "dataset_info.json").write_text(json.dumps(info))
     (folder / "features.json").write_text(json.dumps(features))
+
+
+def run_on_the_first(count: int, module: str, arguments: list[str]) -> None:
+    """Runs a module of the package, which sees `count` images of each split."""
+    from dfkd_jax.data import tfds
+
+    load = tfds.load
+
+    def load_few(*args, **kwargs):
+        found = load(*args, **kwargs)
+        return tfds.ImageDataset(found.images[:count], found.labels[:count])
+
+    tfds.load = load_few
+    command_runner.run_module(module, arguments)

@@ -9,9 +9,11 @@ import sys
 
 import command_runner
 import pytest
+import tiny_runs
 from tiny_runs import fingerprint
 
-from dfkd_jax import config
+from dfkd_jax import api, config
+from dfkd_jax.reporting import figures
 
 REPOSITORY = command_runner.REPOSITORY
 FILES = sorted(
@@ -133,3 +135,19 @@ def test_installed_copy_makes_a_student_from_any_folder(
     )
     assert done.returncode == 3, done.stderr
     assert fingerprint(tmp_path / "run") == fingerprint(finished_workdir)
+
+
+def test_python_makes_what_the_command_makes(lab, finished_workdir, tmp_path):
+    arguments = (tmp_path / "run", lab.empty)
+    without_pictures = {figures.SWITCH: "off"}
+    command = lab.runner.call(tiny_runs.run_from_python, *arguments, **without_pictures)
+    assert command.wait() == 0, command.stderr
+    assert fingerprint(tmp_path / "run") == fingerprint(finished_workdir)
+    student = fingerprint(finished_workdir)["student"]
+    assert command.stdout.splitlines()[-1] == f"lenet5_half {student}"
+
+
+def test_python_trains_no_teacher(tmp_path):
+    with pytest.raises(config.ConfigError, match=r"use `python -m dfkd_jax\.main`"):
+        api.run("configs/teachers/mnist.py", workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

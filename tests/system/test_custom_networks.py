@@ -304,6 +304,17 @@ def test_python_api(teacher, folder, tmp_path, capsys):
         )
 
 
+def test_inspection_from_python(teacher):
+    """The normal of every layer; the same with another width of it."""
+    found = {item.layer: item for item in api.inspect(teacher)}
+    assert list(found) == ["conv", "hidden", "logits"]
+    assert [item.num_units for item in found.values()] == [16, 64, 10]
+    assert [item.rank for item in found.values()] == [9, 64, 10]
+    assert all(1 <= item.effective_classes <= 10 for item in found.values())
+    with pytest.raises(ConfigError, match="targets"):
+        api.inspect(teacher, targets={"sigmas": 3})
+
+
 def test_inspection(lab, folder, tmp_path):
     config = write_config(
         folder, tmp_path / "digits.py", module="SmallCnn", layer="hidden"

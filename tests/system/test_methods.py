@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_runs import checkpoint_steps, fingerprint, read_transfer_set
 
-from dfkd_jax.runtime import writers
+from dfkd_jax.runtime import files, writers
+from dfkd_jax.synthesis.transfer_set import TransferSet
 
 HAS_PAGES = importlib.util.find_spec("jinja2") is not None
 REAL = {
@@ -78,6 +79,60 @@ def test_dafl_goes_on_from_its_checkpoint(lab, dafl, tmp_path):
     metrics = writers.read_scalars(workdir / "metrics.jsonl", stage="distillation")
     assert list(metrics) == [20]
     assert fingerprint(workdir) == fingerprint(dafl)
+
+
+def test_how_near_pseudo_samples_come(lab, dafl, prepared_training_data, tmp_path):
+    """Two pseudo samples are copies of training images, all test images are grey."""
+    import prepared_set
+
+    workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
+    description = files.read_object(workdir / "run.json")["description"]
+    made = TransferSet.existing(workdir / "transfer_set")
+    images, labels = made.gather(np.arange(30))
+    stripes = np.stack([prepared_set.striped(label) for label in (3, 8)])[..., None]
+    images[[4, 20]] = (stripes / 255 - description["mean"]) / description["std"]
+    shutil.rmtree(made.folder)
+    made = TransferSet(made.folder, made.manifest)
+    for shard, rows in enumerate(np.split(np.arange(30), made.manifest.num_shards)):
+        made.add(shard, images[rows], labels[rows])
+
+    # All images take a minute.
+    arguments = [str(workdir), f"--data_dir={prepared_training_data}"]
+    command = lab.runner.call(
+        prepared_set.run_on_the_first, 500, "neighbours", arguments
+    )
+    assert command.wait() == 0, command.stderr
+    assert "30 pseudo samples and 500 test images against 500" in command.stdout
+    assert "2 are equal to a training image" in command.stdout
+    found = files.read_object(workdir / "neighbours.json")
+    assert found["num_equal"] == 2
+    assert found["transfer_set_sha256"] == made.digest()
+    # Four of 28 columns are 231 instead of 33, the others 0.
+    grey = np.sqrt((4 * 198**2 + 24 * 33**2) / 28) / 255
+    np.testing.assert_allclose(found["held_out_images"], np.full(6, grey), atol=1e-5)
+
+
+def test_neighbours_of_what(lab, dafl, tmp_path):
+    workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
+    identity = files.read_object(workdir / "run.json")
+    identity["description"]["dataset"] = ""
+    files.write_json(workdir / "run.json", identity, sealed=True)
+    no_data = f"--data_dir={lab.empty}"
+    (status, line), (early, unfinished), (unnamed, which), (data, none), (wrong, _) = (
+        lab.errors(
+            lab.runner.start("neighbours"),
+            lab.runner.start("neighbours", tmp_path),
+            lab.runner.start("neighbours", workdir),
+            lab.runner.start("neighbours", dafl, no_data),
+            lab.runner.start("neighbours", dafl, "--dataset=cifar10"),
+        )
+    )
+    assert (status, early, unnamed, data, wrong) == (2, 1, 2, 3, 1)
+    assert "Name one work directory" in line
+    assert "has no student yet" in unfinished
+    assert "--dataset=mnist|" in which
+    assert "mnist" in none
+    assert not (dafl / "neighbours.json").exists()
 
 
 def test_checkpoint_of_a_game_is_evaluated_as_its_student(lab, dafl, prepared_data):

@@ -1,8 +1,10 @@
 """What a work directory claims is computed again, and what does not hold is named."""
 
+import dataclasses
 import json
 import shutil
 
+import fault_programs
 import numpy as np
 import pytest
 from tiny_runs import fingerprint
@@ -173,3 +175,138 @@ def test_results_say_what_was_used(workdir):
     )
     # A student of 20 steps on 40 images knows next to nothing, and that is said.
     assert any("hardly better than chance" in text for text in results["warnings"])
+
+
+def another_network(workdir):
+    """The student as if its network were one of the user's own."""
+    path = workdir / "student.safetensors"
+    variables, description = weights.load(path)
+    own = dataclasses.replace(description, network="nets:Mine")
+    weights.save(path, variables, own)
+
+
+def without_checksum(workdir):
+    path = workdir / "results.json"
+    files.write_json(path, files.read_object(path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "verdict", "phrase"),
+    [
+        (without_checksum, "results.json", "not checked", "it has no checksum"),
+        (
+            lambda w: (w / "student.safetensors").unlink(),
+            "student",
+            "DIFFERS",
+            "is not there",
+        ),
+        (
+            lambda w: (w / "results.json").unlink(),
+            "results",
+            "not checked",
+            "the run is not finished",
+        ),
+        (
+            lambda w: shutil.rmtree(w / "transfer_set"),
+            "transfer set",
+            "not checked",
+            "is not there",
+        ),
+        (
+            lambda w: flip(w / "transfer_set" / "manifest.json", 20),
+            "transfer set",
+            "DIFFERS",
+            "manifest.json",
+        ),
+        (
+            another_network,
+            "student's network",
+            "not checked",
+            "say --module=nets:Mine if you trust that code",
+        ),
+        (
+            lambda w: change(w / "run.json", config__teacher__module="nets:Mine"),
+            "teacher",
+            "not checked",
+            "say --teacher_module=nets:Mine if you trust that code",
+        ),
+        (
+            lambda w: change(w / "run.json", config__teacher__weights="/no/such"),
+            "teacher",
+            "not checked",
+            "/no/such is not there: say where with --teacher",
+        ),
+        (
+            lambda w: change(w / "run.json", config__teacher={}),
+            "teacher",
+            "not checked",
+            "the run names none",
+        ),
+        (
+            lambda w: change(w / "results.json", teacher__sha256=None),
+            "teacher in results",
+            "not checked",
+            "no claim",
+        ),
+        (lambda w: flip(w / "run.json", 40), "run.json", "DIFFERS", "run.json"),
+    ],
+)
+def test_what_cannot_be_checked_is_named(lab, workdir, damage, what, verdict, phrase):
+    damage(workdir)
+    _, found = verify(lab, workdir)
+    assert found[what][0] == verdict
+    assert phrase in found[what][1]
+
+
+def test_teacher_that_was_moved(lab, workdir, tmp_path):
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(teachers.find("mnist_lenet5"), moved)
+    change(workdir / "run.json", config__teacher__weights="/no/such")
+    _, found = verify(lab, workdir, f"--teacher={moved}")
+    assert found["teacher"][0] == "holds"
+    assert found["test accuracy of the teacher"][0] == "holds"
+    moved.write_bytes(b"damaged")
+    _, found = verify(lab, workdir, f"--teacher={moved}")
+    assert found["teacher"][0] == "DIFFERS"
+    assert "damaged" in found["teacher"][1]
+
+
+def test_teacher_training(lab, tmp_path):
+    """What it claims, and that it makes nothing twice but what is damaged."""
+    workdir = tmp_path / "run"
+    settings = ("cpu_devices=2", "num_epochs=1", "batch_size=32", "warmup_steps=2")
+    arguments = [
+        "--config=configs/teachers/mnist.py",
+        f"--workdir={workdir}",
+        *(f"--config.{setting}" for setting in settings),
+    ]
+    train = lab.runner.call(fault_programs.train_teacher, arguments)
+    assert train.wait() == 0, train.stderr
+    # Its real images were made up; those of MNIST are not here.
+    status, found = verify(lab, workdir, f"--data_dir={lab.empty}")
+    assert status == 3
+    assert found.pop("test accuracy")[0] == "not checked"
+    assert {verdict for verdict, _ in found.values()} == {"holds"}
+    assert set(found) >= {"run.json", "teacher.json", "config", "teacher"}
+
+    before = files.read_object(workdir / "teacher.json")
+    again = lab.runner.call(fault_programs.train_teacher, arguments)
+    assert again.wait() == 0, again.stderr
+    assert f"Finished before: {workdir / 'teacher.safetensors'}" in again.stdout
+    flip(workdir / "teacher.safetensors")
+    status, found = verify(lab, workdir, f"--data_dir={lab.empty}")
+    assert (status, found["teacher"][0]) == (1, "DIFFERS")
+    again = lab.runner.call(fault_programs.train_teacher, arguments)
+    assert again.wait() == 0, again.stderr
+    assert "is missing or damaged: making it again" in again.stderr
+    assert files.read_object(workdir / "teacher.json")["sha256"] == before["sha256"]
+
+
+def test_flags_that_are_wrong(lab, workdir):
+    (none, line), (unknown, suggestion) = lab.errors(
+        lab.runner.start("verify"),
+        lab.runner.start("verify", workdir, "--dataset=mnits"),
+    )
+    assert (none, unknown) == (2, 2)
+    assert "Name a work directory" in line
+    assert 'Did you mean "mnist"' in suggestion

@@ -139,3 +139,17 @@ def read_transfer_set(workdir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         )
         for kind in ("images", "labels")
     )
+
+
+def run_from_python(workdir: pathlib.Path, empty: pathlib.Path) -> None:
+    """What `Lab.finish` runs, by the Python API; prints network and digest."""
+    from dfkd_jax import api
+
+    api.configure(cpu_devices=TINY["cpu_devices"])
+    changes: dict[str, Any] = {"data": {"dir": str(empty)}}
+    for name, value in TINY.items():
+        section, _, key = name.rpartition(".")
+        if section:
+            changes.setdefault(section, {})[key] = value
+    student = api.run("configs/mnist.py:smoke", workdir=workdir, **changes)
+    print(student.description.network, student.sha256)

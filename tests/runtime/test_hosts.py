@@ -1,0 +1,45 @@
+"""One process by itself; several are in `system/test_hosts.py`."""
+
+import pytest
+
+from dfkd_jax.errors import CheckpointError, ConfigError
+from dfkd_jax.runtime import hosts
+
+
+def test_each_process_has_an_equal_part(monkeypatch):
+    monkeypatch.setattr(hosts, "_count", 3)
+    parts = []
+    for place in range(3):
+        monkeypatch.setattr(hosts, "_index", place)
+        parts += hosts.own_part("abcdef")
+    assert "".join(parts) == "abcdef"
+
+
+def test_errors_of_a_process_alone_pass_at_once():
+    hosts.leave(1)  # The caller ends it.
+    for error in (CheckpointError("damaged"), RuntimeError("of JAX")):
+        with pytest.raises(type(error), match=str(error)), hosts.ending_together():
+            raise error
+
+
+def test_a_cluster_that_says_nonsense_is_named_with_the_remedy(monkeypatch):
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "node1",
+        "SLURM_NTASKS": "many",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"many.*--distributed=off"):
+        hosts._detected()
+    # In a pod that is no indexed job, such as a notebook's, that is no matter.
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    assert hosts._detected() is None
+
+
+def test_errors_without_words_are_told_by_their_kind():
+    assert hosts._first_line(RuntimeError("first\nsecond")) == "first"
+    assert hosts._first_line(RuntimeError()) == "RuntimeError"
