@@ -37,6 +37,8 @@ def get_config(variant: str = "default") -> ConfigDict:
         _distillation(config.distillation)
     if variant == "kd":  # Real images have areas and symmetry.
         config.distillation.fill = config.distillation.mirror = 0.0
+    if variant == "half_b":
+        config.distillation.feature_layer = ""  # None is as wide as the teacher's.
     if variant == "zskd":
         config.synthesis.num_images = 48_000  # Published.
         config.distillation.num_steps = 375_000  # Published: 500 epochs.
@@ -57,5 +59,7 @@ def _synthesis(synthesis: ConfigDict) -> None:
 
 def _distillation(distillation: ConfigDict) -> None:
     distillation.num_steps = min(distillation.num_steps, 4_000)
+    distillation.feature_layer = "dense_1"
+    distillation.feature_weight = 1_000.0
     distillation.mirror = 0.5
     distillation.fill = 0.7
