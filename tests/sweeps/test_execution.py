@@ -26,11 +26,12 @@ def runs(tmp_path):
     )
 
 
-def startable(waiting, active=(), *, jobs=4, share=True):
-    return execution._startable(list(waiting), active, jobs=jobs, share=share)
+def startable(waiting, active=(), made=(), *, jobs=4, share=True):
+    sources = {run.transfer_set: run for run in made}
+    return execution._startable(list(waiting), active, sources, jobs=jobs, share=share)
 
 
-def test_runs_with_one_transfer_set_start_one_after_another(runs):
+def test_a_transfer_set_under_way_is_waited_for(runs):
     """Noise is of the student's side: of each seed there is one transfer set."""
     first, noisy, other, other_noisy = runs
     assert first.transfer_set == noisy.transfer_set != other.transfer_set
@@ -38,6 +39,8 @@ def test_runs_with_one_transfer_set_start_one_after_another(runs):
     assert startable(runs, share=False) == runs
     assert startable(runs, jobs=1) == [first]
     assert startable([noisy, other_noisy], [first]) == [other_noisy]
+    assert startable([noisy, other_noisy], [first], [first]) == [noisy, other_noisy]
+    assert startable(runs[1:], made=[first]) == [noisy, other]
     assert startable(runs, [first], jobs=1) == []
 
 
