@@ -273,17 +273,16 @@ def _checkpoints(folder):
 
 
 def _accuracies(role, network, teacher, results, sources):
-    """Test accuracies, computed again."""
+    """Accuracies on the split that was read, computed again."""
     from dfkd_jax.config import DataConfig
     from dfkd_jax.data import held_out
     from dfkd_jax.runtime import progress
 
     claims = {role: results} if role == "teacher" else dict(results)
-    claimed = (claims.get(role) or {}).get("test_accuracy")
-    if claimed is None:
-        yield Check(
-            what="test accuracy", verdict=UNCHECKED, detail="the run was not evaluated"
-        )
+    split = str(results.get("split", "test"))
+    what = f"{split} accuracy"
+    if (claims.get(role) or {}).get(f"{split}_accuracy") is None:
+        yield Check(what=what, verdict=UNCHECKED, detail="the run was not evaluated")
         return
     named = str(results.get("dataset") or network.description.dataset)
     data = sources.data or DataConfig()
@@ -291,21 +290,20 @@ def _accuracies(role, network, teacher, results, sources):
         key = "file" if named.endswith(".npz") else "dataset"
         data = dataclasses.replace(data, dataset="", file="")
         data = dataclasses.replace(data, **{key: named})
-    split = str(results.get("split", "test"))
     try:
         held_out.preflight(data)
         real = held_out.load(data, split=split, report=progress.say)
         real.check(network.description, source=f"The {role}")
     except DfkdError as error:
         yield Check(
-            what="test accuracy",
+            what=what,
             verdict=UNCHECKED,
             detail=str(error),
             needs_data=isinstance(error, DataUnavailableError | ConfigError),
         )
         return
     if "test_set_sha256" in results:
-        yield _compare("test set", results["test_set_sha256"], real.sha256)
+        yield _compare(f"{split} set", results["test_set_sha256"], real.sha256)
     for name, trained in ((role, network), ("teacher", teacher)):
         if trained is None:
             continue
@@ -320,8 +318,8 @@ def _accuracies(role, network, teacher, results, sources):
             std=trained.description.std,
             class_names=evaluate.class_names(trained.description),
         )
-        claimed = (claims.get(name) or {}).get("test_accuracy")
-        yield _compare(f"{split} accuracy of the {name}", claimed, found["accuracy"])
+        claimed = (claims.get(name) or {}).get(f"{split}_accuracy")
+        yield _compare(f"{what} of the {name}", claimed, found["accuracy"])
 
 
 def main(argv: list[str]) -> int:

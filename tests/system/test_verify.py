@@ -84,6 +84,22 @@ def test_all_holds_and_nothing_is_changed(lab, workdir):
     assert after == {path: time for path, (_, time) in before.items()}
 
 
+def test_accuracy_of_the_validation_part(lab, evaluated, workdir):
+    data = {"data__dataset": "", "data__file": evaluated / "noise.npz"}
+    assert lab.start(workdir, **data, data__split="validation").wait() == 0
+    status, found = verify(lab, workdir)
+    assert status == 0
+    claimed = files.read_object(workdir / "results.json")["student"]
+    assert found["validation accuracy of the student"] == (
+        "holds",
+        f"{claimed['validation_accuracy']:.4}",
+    )
+    change(workdir / "results.json", student__validation_accuracy=0.999)
+    status, found = verify(lab, workdir)
+    assert status == 1
+    assert found["validation accuracy of the student"][0] == "DIFFERS"
+
+
 def flip(path, place=-1):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
