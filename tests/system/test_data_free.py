@@ -38,6 +38,8 @@ def _run_and_forbid_data(arguments, workdir, data_dir):
             return
         if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
             opened.add(os.path.realpath(os.fsdecode(args[0])))
+        if event == "subprocess.Popen" and args[0] == "lscpu":
+            return  # NumPy 2.0 asks for vector instructions where it is imported.
         if event in WAYS_TO_DATA or (
             event in ("open", "os.listdir", "os.scandir")
             and str(args[0]).startswith(data_dir)
