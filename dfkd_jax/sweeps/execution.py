@@ -55,7 +55,7 @@ def execute(
                 active[run] = _start(run, pictures=pictures)
                 clock.start(run)
             for run, process in list(active.items()):
-                ended = process.poll() is not None
+                ended = process.poll() is not None  # Before looking at what it made.
                 unknown = share and run.transfer_set not in sources
                 if unknown and sharing.is_source(run):
                     sources[run.transfer_set] = run

@@ -11,19 +11,7 @@ import pytest
 
 from dfkd_jax.errors import StorageError
 from dfkd_jax.runtime import files
-from dfkd_jax.sweeps import execution, plan
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return plan.plan(
-        "configs/mnist.py:smoke",
-        {},
-        [plan.axis_of_set("distillation.noise=0,0.5")],
-        seeds=[0, 1],
-        split="validation",
-        workdir=tmp_path,
-    )
+from dfkd_jax.sweeps import execution
 
 
 def startable(waiting, active=(), made=(), *, jobs=4, share=True):

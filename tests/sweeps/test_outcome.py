@@ -8,21 +8,8 @@ import pytest
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import files
-from dfkd_jax.sweeps import outcome, plan, sharing
+from dfkd_jax.sweeps import outcome, sharing
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
-
-
-@pytest.fixture
-def runs(tmp_path):
-    """λ_a of the student's side: two values, two seeds; none has been made."""
-    return plan.plan(
-        "configs/mnist.py:smoke",
-        {},
-        [plan.axis_of_set("distillation.noise=0,0.5")],
-        seeds=[0, 1],
-        split="validation",
-        workdir=tmp_path,
-    )
 
 
 def finish(run, accuracy, *, synthesis=10.0, versions=None):
