@@ -295,6 +295,9 @@ class DistillationConfig:
             teacher's weights wherever it has some of the same name and shape. Empty:
             it learns logits alone and starts from scratch.
         feature_weight: Of the features' relative squared error, beside `loss`.
+        class_balance: From 0, where every image counts the same, to 1, where every
+            class of the teacher's answers does: changed images are often of few
+            classes.
         mixup: Probability of mixup with another pseudo sample.
         cutmix: Probability of CutMix.
         max_shift: Largest random shift by whole pixels.
@@ -325,6 +328,7 @@ class DistillationConfig:
     temperature: float = 4.0
     feature_layer: str = ""
     feature_weight: float = 1.0
+    class_balance: float = 0.0
     mixup: float = 0.4
     cutmix: float = 0.3
     max_shift: int = 0
@@ -355,7 +359,9 @@ class DistillationConfig:
         _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
         _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
         _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
-        _probability(self, path, "mixup", "cutmix", "flip", "mirror", "fill")
+        _probability(
+            self, path, "class_balance", "mixup", "cutmix", "flip", "mirror", "fill"
+        )
         _optimizer(self, path)
         _require(
             self.mixup + self.cutmix <= 1,

@@ -170,7 +170,14 @@ RANGES = {
         },
         UNIT: {
             "synthesis": ["flip"],
-            "distillation": ["mixup", "cutmix", "flip", "mirror", "fill"],
+            "distillation": [
+                "class_balance",
+                "mixup",
+                "cutmix",
+                "flip",
+                "mirror",
+                "fill",
+            ],
         },
     },
     "dafl": {

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config = default_teacher_config()
     config.name = "teacher_cifar10_alexnet"
     config.network = "alexnet"
-    config.num_epochs = 50
+    config.num_epochs = 20
     config.batch_size = 128
     config.optimizer = "adamw"
     config.learning_rate = 2e-3

@@ -204,6 +204,7 @@ def distil(
         ),
         feature_layer=config.feature_layer,
         feature_weight=config.feature_weight,
+        class_balance=config.class_balance,
     )
 
     def read(step):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 FLOOR = 1e-6  # Of squared features: those of a blank image may all be zero.
+RARE = 0.01  # Added to a class's share: a class that is not there counts for no more.
 
 
 def hinton(
@@ -46,3 +47,19 @@ def feature_error(
     axes = tuple(range(1, teacher_features.ndim))
     distance = jnp.sum((student_features - teacher_features) ** 2, axis=axes)
     return distance / (jnp.sum(teacher_features**2, axis=axes) + FLOOR)
+
+
+def class_weights(
+    teacher_probs: Float[Array, "batch classes"],
+    shares: Float[Array, " classes"],
+    *,
+    balance: float,
+) -> Float[Array, " batch"]:
+    """What an image counts for: Σ_c p_c · (s_c + 0.01)^−balance, in need of a scale.
+
+    Args:
+        teacher_probs: p, the teacher's answers.
+        shares: s, their mean over the batches of all devices.
+        balance: 0: every image counts the same; 1: every class does.
+    """
+    return teacher_probs @ (shares + RARE) ** -balance

@@ -50,6 +50,7 @@ def make_step(
     stored_labels_temperature: float | None,
     feature_layer: str = "",
     feature_weight: float = 0.0,
+    class_balance: float = 0.0,
 ) -> Callable[..., tuple[StudentState, dict[str, Any]]]:
     """`step(state, teacher variables, batch, key) -> (state, metrics)`, data-parallel.
 
@@ -63,9 +64,16 @@ def make_step(
         feature_layer: If given, a layer of both: the student follows the teacher's
             features there, too. Needs a teacher that is asked.
         feature_weight: Of `losses.feature_error`, added to `loss`.
+        class_balance: Of `losses.class_weights`, which images are weighted by.
 
     The batch holds `images`, `others` (to mix with) and `labels`, each `[batch, …]`.
     """
+
+    def weights_of(teacher_logits):
+        probs = jax.nn.softmax(teacher_logits)
+        shares = parallel.mean(probs.mean(axis=0))
+        weights = losses.class_weights(probs, shares, balance=class_balance)
+        return weights / parallel.mean(weights.mean())
 
     def step(
         state: StudentState, variables: Any, batch: Mapping[str, Any], key: Any
@@ -83,6 +91,7 @@ def make_step(
             teacher_logits = network.logits(teacher, variables, images)
         else:
             teacher_logits = stored_labels_temperature * jnp.log(batch["labels"])
+        weights = weights_of(teacher_logits) if class_balance else 1.0
 
         def mean_loss(params):
             student_variables = {"params": params} | state.model_state
@@ -90,13 +99,13 @@ def make_step(
             if not feature_layer:
                 student_logits, model_state = network.train_logits(*asked)
                 value = loss(student_logits, teacher_logits)
-                return value.mean(), (student_logits, model_state)
+                return (weights * value).mean(), (student_logits, model_state)
             student_features, student_logits, model_state = (
                 network.train_features_and_logits(*asked, layer=feature_layer)
             )
             error = losses.feature_error(student_features, teacher_features)
             value = loss(student_logits, teacher_logits) + feature_weight * error
-            return value.mean(), (student_logits, model_state)
+            return (weights * value).mean(), (student_logits, model_state)
 
         (value, (student_logits, model_state)), gradients = jax.value_and_grad(
             mean_loss, has_aux=True

@@ -108,3 +108,33 @@ def test_loss_ignores_a_shift_of_all_logits(name):
 def test_nothing_beats_the_teacher(name):
     best = LOSSES[name](TEACHER, TEACHER)
     assert (LOSSES[name](STUDENT, TEACHER) > best).all()
+
+
+SURE = jnp.eye(2)[jnp.array([0, 0, 0, 1])]  # Three images of a class, one.
+
+
+def weights_by_hand(balance):
+    return losses.class_weights(SURE, SURE.mean(0), balance=balance)
+
+
+def test_all_images_count_the_same_without_balance(strict_dtypes):
+    np.testing.assert_array_equal(weights_by_hand(0.0), np.ones(4))
+
+
+def test_all_classes_count_nearly_the_same_in_balance(strict_dtypes):
+    weights = np.asarray(weights_by_hand(1.0))
+    np.testing.assert_allclose(weights, 1 / np.array([0.76, 0.76, 0.76, 0.26]))
+    np.testing.assert_allclose(weights[:3].sum(), weights[3], rtol=0.03)
+    np.testing.assert_allclose(weights_by_hand(0.5), weights**0.5, rtol=1e-6)
+
+
+def test_an_answer_between_classes_counts_for_both(strict_dtypes):
+    weights = losses.class_weights(
+        jnp.array([[0.25, 0.75]]), jnp.array([0.49, 0.19]), balance=1.0
+    )
+    np.testing.assert_allclose(weights, [0.25 / 0.5 + 0.75 / 0.2], rtol=1e-6)
+
+
+def test_a_class_that_is_not_there_gives_no_infinity(strict_dtypes):
+    weights = losses.class_weights(SURE[:3], SURE[:3].mean(0), balance=1.0)
+    assert np.isfinite(np.asarray(weights)).all()

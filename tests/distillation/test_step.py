@@ -83,13 +83,14 @@ def take_step(
     return state, metrics, teacher
 
 
-def by_hand(kernel, images, targets):
+def by_hand(kernel, images, targets, weights=1.0):
     """Gradient and loss of the student for tempered targets `[batch, classes]`."""
     flat = images.reshape(BATCH, -1)
+    weights = np.broadcast_to(weights, (BATCH,))
     predicted = softmax(flat @ kernel / TEMPERATURE)
-    gradient = flat.T @ (TEMPERATURE * (predicted - targets)) / BATCH
-    loss = -(TEMPERATURE**2) * (targets * np.log(predicted)).sum(1).mean()
-    return gradient, loss
+    slopes = weights[:, None] * TEMPERATURE * (predicted - targets)
+    entropies = -(TEMPERATURE**2) * (targets * np.log(predicted)).sum(1)
+    return flat.T @ slopes / BATCH, (weights * entropies).mean()
 
 
 def teacher_targets(images):
@@ -139,6 +140,23 @@ def test_features_by_hand():
 
     np.testing.assert_allclose(
         kernel_of(state), KERNELS["student"] - RATE * gradient, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+
+
+def test_classes_are_balanced_over_all_devices_by_hand():
+    images = BATCH_OF_EIGHT["images"]
+    answers = softmax(images.reshape(BATCH, -1) @ KERNELS["teacher"])
+    weights = answers @ (answers.mean(0) + 0.01) ** -0.7
+    weights /= weights.mean()
+    gradient, loss = by_hand(
+        KERNELS["student"], images, teacher_targets(images), weights
+    )
+
+    state, metrics, _ = take_step(kernel=KERNELS["student"], class_balance=0.7)
+
+    np.testing.assert_allclose(
+        kernel_of(state), KERNELS["student"] - RATE * gradient, atol=1e-5
     )
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
