@@ -295,16 +295,19 @@ def find_transfer_sets(folders: Sequence[pathlib.Path]) -> dict[str, pathlib.Pat
 
 
 def _samples(results, task, rows, folder, folders):
-    """Of the methods whose pseudo samples are there, or were when it was drawn."""
+    """Of the methods whose pseudo samples are there, or were when it was drawn.
+
+    Methods that share pseudo samples, with students of their own, are shown once.
+    """
     path = folder / f"samples_{task}.png"
     digests = {
         row.method: [run.get("transfer_set_sha256") for run in row.runs] for row in rows
     }
+    first = {}
+    for row in rows:
+        first.setdefault(digests[row.method][0], row)
     shown = {
-        row: folders[sha256]
-        for row in rows
-        for sha256 in digests[row.method][:1]
-        if sha256 in folders
+        row: folders[sha256] for sha256, row in first.items() if sha256 in folders
     }
     alt = "Pseudo samples by method and likeliest class"
     if shown:

@@ -577,6 +577,17 @@ def test_pseudo_samples_of_the_runs_in_the_table(project, maker, plots, tmp_path
         project.check()
 
 
+def test_shared_pseudo_samples_are_shown_once(project, maker, plots, tmp_path):
+    folder = maker.make("toys_run", results=True)
+    sha256 = json.loads((folder / "results.json").read_text())["transfer_set_sha256"]
+    for method in ("default", "half_b"):
+        project.runs(method, (0.98,), transfer_set_sha256=sha256)
+    project.document("figure: samples/toys")
+    project.update(runs=[folder.parent])
+    path = next(tmp_path.glob("**/samples_toys.png"))
+    assert json.loads(result_figures.source_of(path)) == {"default": sha256}
+
+
 def test_without_matplotlib_there_is_one_clear_error(project, monkeypatch):
     monkeypatch.setattr(figures, "pyplot", lambda: None)
     project.runs("default", (0.98, 0.985, 0.99))
