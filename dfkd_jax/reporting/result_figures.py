@@ -306,9 +306,7 @@ def _samples(results, task, rows, folder, folders):
     first = {}
     for row in rows:
         first.setdefault(digests[row.method][0], row)
-    shown = {
-        row: folders[sha256] for sha256, row in first.items() if sha256 in folders
-    }
+    shown = {row: folders[sha256] for sha256, row in first.items() if sha256 in folders}
     alt = "Pseudo samples by method and likeliest class"
     if shown:
         source = _samples_source({row.method: digests[row.method][0] for row in shown})
