@@ -55,7 +55,7 @@ def class_weights(
     *,
     balance: float,
 ) -> Float[Array, " batch"]:
-    """What an image counts for: Σ_c p_c · (s_c + 0.01)^−balance, in need of a scale.
+    """What an image counts for: Σ_c p_c · (s_c + 0.01)^−balance, up to a factor.
 
     Args:
         teacher_probs: p, the teacher's answers.
