@@ -86,7 +86,7 @@ def test_operations_of_a_run_by_hand():
     assert fresh == {"distillation": 40_000 * 128 * (2 * teacher + learning)}
     training = cost.operations(runs["teacher_cifar10_alexnet"])["training"]
     first = cost.network("alexnet")[0][0]
-    assert training == 50 * 351 * 128 * 2 * (3 * teacher - first)
+    assert training == 20 * 351 * 128 * 2 * (3 * teacher - first)
 
 
 def test_operations_grow_with_images_and_steps():
