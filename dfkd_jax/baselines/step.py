@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -175,15 +176,22 @@ def make_dfad_step(
             latents = draw_latents(turn_key, batch["index"], size=latent_size)
             return generate(generator, generator_state, latents, dropout_key)
 
-        # Not a scan: XLA's CPU convolutions are slow in one.
-        student_state, generator_state = state.student, state.generator
-        for turn in range(student_steps):
+        def student_turn(states, turn):
+            student_state, generator_state = states
             images, model_state = images_for(turn, generator_state)
             generator_state = generator_state.replace(model_state=model_state)
             logits = network.logits(teacher, variables, images)
             student_state, metrics = _student_step(
                 student, student_state, images, logits, difference, dropout_key
             )
+            return (student_state, generator_state), metrics
+
+        (student_state, generator_state), metrics = jax.lax.scan(
+            student_turn,
+            (state.student, state.generator),
+            jnp.arange(student_steps),
+        )
+        metrics = {name: each[-1] for name, each in metrics.items()}
 
         def generator_loss(params):
             images, model_state = images_for(

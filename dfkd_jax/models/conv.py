@@ -5,13 +5,13 @@ in certain forms, so that there the same arithmetic is written in one of two oth
 Times are in µs an image on one core of a Xeon with AVX-512, for the outputs and the
 gradient of the images, inside a `lax.scan`:
 
-- Few outputs (LeNet-5): `_blocked`, one matrix product over blocks of output pixels.
+- Few inputs and outputs (LeNet-5): `_blocked`, one matrix product over blocks of output pixels.
   The image is cut into `block × block` tiles (space-to-depth), neighbouring tiles are
   concatenated into patches, and the kernel is laid out once for every output pixel of a
   block. Several output pixels share a patch, which moves far less memory than im2col,
   and the columns are ordered by their place in the pooling window, so that pooling is a
   maximum over one axis. 22 against 140 for 5×5, 1 → 6 channels at 28×28, with pooling.
-- Many outputs (AlexNet, ResNet): `_explicit`, the native convolution with both
+- More of them (AlexNet, ResNet, generators): `_explicit`, the native convolution with both
   gradients written as convolutions too: of the images, with the reversed kernel; of the
   kernel, with batch and channels exchanged. JAX derives the same, but XLA then folds
   reversal and exchange into the operation's layout, for which it has no fast code
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MOST_BLOCKED_OUTPUTS = 32
+MOST_BLOCKED_INPUTS, MOST_BLOCKED_OUTPUTS = 8, 32
 _native_only = contextvars.ContextVar("native_only", default=False)
 
 
@@ -85,8 +85,9 @@ def _fastest(kernel_shape, stride):
     """By measurement; see the module's docstring."""
     if not _for_cpu():
         return "native"
-    few = stride == 1 and kernel_shape[-1] <= MOST_BLOCKED_OUTPUTS
-    return "blocked" if few else "explicit"
+    num_inputs, num_outputs = kernel_shape[-2:]
+    few = num_inputs <= MOST_BLOCKED_INPUTS and num_outputs <= MOST_BLOCKED_OUTPUTS
+    return "blocked" if few and stride == 1 else "explicit"
 
 
 def max_pool(

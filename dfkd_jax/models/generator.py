@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dfkd_jax.models.layers import Conv
+
 SLOPE = 0.2  # Of the leaky ReLUs.
 
 
@@ -37,20 +39,18 @@ class Generator(nn.Module):
             momentum=0.9,
             axis_name=self.batch_axis,
         )
-        # XLA's own: of images this large with so few channels it is the fastest.
-        conv = functools.partial(nn.Conv, kernel_size=(3, 3))
         height, width, channels = self.image_shape
         rows, columns = -(-height // 4), -(-width // 4)  # What is too much is cut off.
         first, second, third = self.features
         hidden = nn.Dense(rows * columns * first, name="dense")(latents)
         hidden = hidden.reshape(-1, rows, columns, first)
         hidden = _twice_as_large(norm(name="bn_1")(hidden))
-        hidden = conv(second, name="conv_1")(hidden)
+        hidden = Conv(second, name="conv_1")(hidden)
         hidden = norm(epsilon=self.epsilon, name="bn_2")(hidden)
         hidden = _twice_as_large(nn.leaky_relu(hidden, SLOPE))
-        hidden = conv(third, name="conv_2")(hidden)
+        hidden = Conv(third, name="conv_2")(hidden)
         hidden = norm(epsilon=self.epsilon, name="bn_3")(hidden)
-        hidden = nn.tanh(conv(channels, name="conv_3")(nn.leaky_relu(hidden, SLOPE)))
+        hidden = nn.tanh(Conv(channels, name="conv_3")(nn.leaky_relu(hidden, SLOPE)))
         images = hidden[:, :height, :width]
         return norm(use_bias=False, use_scale=False, name="bn_4")(images)
 

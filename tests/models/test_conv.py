@@ -167,15 +167,17 @@ def test_three_by_three_by_hand(implementation, kernel, padding, pool, expected)
 
 
 @pytest.mark.parametrize(
-    ("outputs", "stride", "expected"),
+    ("inputs", "outputs", "stride", "expected"),
     [
-        (6, 1, "blocked"),
-        (64, 1, "explicit"),
-        (6, 2, "explicit"),
-        (64, 2, "explicit"),
+        (1, 6, 1, "blocked"),
+        (6, 16, 1, "blocked"),
+        (1, 64, 1, "explicit"),
+        (16, 1, 1, "explicit"),
+        (1, 6, 2, "explicit"),
+        (1, 64, 2, "explicit"),
     ],
 )
-def test_default_on_cpu(outputs, stride, expected):
+def test_default_on_cpu(inputs, outputs, stride, expected):
     def program(implementation):
         return jax.make_jaxpr(
             lambda images, kernel: conv_pool(
@@ -185,7 +187,7 @@ def test_default_on_cpu(outputs, stride, expected):
                 stride=stride,
                 implementation=implementation,
             )
-        )(*random_case((8, 8), (3, 3, 1, outputs)))
+        )(*random_case((8, 8), (3, 3, inputs, outputs)))
 
     assert str(program(None)) == str(program(expected))
     others = set(IMPLEMENTATIONS if stride == 1 else ("native", "explicit")) - {
