@@ -143,6 +143,7 @@ def _paper(config: ConfigDict) -> None:
     synthesis.temperature = 20.0  # Inferred: ZSKD's.
     synthesis.activation_weight = 0.1  # Quoted, for AlexNet.
     _no_prior(synthesis)  # None is known of.
+    synthesis.pixel_bounds = "sigmoid"  # Inferred, on MNIST (docs/recipe.md).
     synthesis.init = "normal"  # Inferred, as its scale.
     synthesis.init_scale = 1.0
 

@@ -129,10 +129,11 @@ def _paper(config: ConfigDict) -> None:
     synthesis.learning_rate = 0.1  # Inferred; Adam is quoted.
     synthesis.temperature = 20.0  # Inferred: ZSKD's.
     synthesis.activation_weight = 0.05  # Quoted, for LeNet-5.
-    synthesis.grid_factors = (1,)  # From here on: no image prior is known of.
-    synthesis.pixel_bounds = "none"
-    synthesis.init = "normal"
+    # Inferred; without bounds pixels go far astray (docs/recipe.md).
+    synthesis.pixel_bounds = "sigmoid"
+    synthesis.init = "normal"  # Inferred, as its scale.
     synthesis.init_scale = 1.0
+    synthesis.grid_factors = (1,)  # From here on: no image prior is known of.
     synthesis.total_variation = 0.0
     synthesis.l2 = 0.0
     synthesis.max_shift = 0
