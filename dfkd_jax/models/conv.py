@@ -5,16 +5,17 @@ in certain forms, so that there the same arithmetic is written in one of two oth
 Times are in µs an image on one core of a Xeon with AVX-512, for the outputs and the
 gradient of the images, inside a `lax.scan`:
 
-- Few inputs and outputs (LeNet-5): `_blocked`, one matrix product over blocks of output pixels.
-  The image is cut into `block × block` tiles (space-to-depth), neighbouring tiles are
-  concatenated into patches, and the kernel is laid out once for every output pixel of a
-  block. Several output pixels share a patch, which moves far less memory than im2col,
-  and the columns are ordered by their place in the pooling window, so that pooling is a
-  maximum over one axis. 22 against 140 for 5×5, 1 → 6 channels at 28×28, with pooling.
-- More of them (AlexNet, ResNet, generators): `_explicit`, the native convolution with both
-  gradients written as convolutions too: of the images, with the reversed kernel; of the
-  kernel, with batch and channels exchanged. JAX derives the same, but XLA then folds
-  reversal and exchange into the operation's layout, for which it has no fast code
+- Few inputs and outputs (LeNet-5): `_blocked`, one matrix product over blocks of output
+  pixels. The image is cut into `block × block` tiles (space-to-depth), neighbouring
+  tiles are concatenated into patches, and the kernel is laid out once for every output
+  pixel of a block. Several output pixels share a patch, which moves far less memory
+  than im2col, and the columns are ordered by their place in the pooling window, so that
+  pooling is a maximum over one axis. 22 against 140 for 5×5, 1 → 6 channels at 28×28,
+  with pooling.
+- More of them (AlexNet, ResNet, generators): `_explicit`, the native convolution with
+  both gradients written as convolutions too: of the images, with the reversed kernel;
+  of the kernel, with batch and channels exchanged. JAX derives the same, but XLA then
+  folds reversal and exchange into the operation's layout, for which it has no fast code
   inside a loop: 222 against 3,447 for 5×5, 3 → 48 channels at 32×32, and for the
   gradient of the kernel 889 against 88,652 for 3×3, 64 → 64 channels at 32×32.
 """
