@@ -2,12 +2,11 @@
 
     python -m dfkd_jax.main --config=configs/cifar10_alexnet.py
 
-The teacher does not come with the package; configs/teachers/cifar10_alexnet.py trains
-it, or name weights of your own: `--config.teacher.weights=FILE.safetensors`. For a GPU
-add `--config.compute_dtype=bfloat16`. No accuracy has been measured yet and nothing was
-tuned: the recipe is that of configs/mnist.py, changed for colour images and a teacher
-with BatchNorm. docs/cost.md has the arithmetic of every variant, and the seconds that
-it should take. On two cores take fewer images and steps:
+The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained it. For
+a GPU add `--config.compute_dtype=bfloat16`. Nothing was tuned: the recipe is that of
+configs/mnist.py, changed for colour images and a teacher with BatchNorm. docs/results.md
+has what was measured, in reduced runs; docs/cost.md has the arithmetic of every variant,
+and the seconds that it should take. On two cores take fewer images and steps:
 
     --config.synthesis.num_images=6400 --config.distillation.num_steps=5000
 
@@ -46,7 +45,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     if variant != "default":
         config.name += f"_{variant}"
     config.teacher.network = "alexnet"
-    config.teacher.weights = "runs/teacher_cifar10_alexnet/seed0/teacher.safetensors"
+    config.teacher.weights = "cifar10_alexnet"
     config.student.network = "alexnet_half"
     config.data.dataset = "cifar10"
     change(config)

@@ -1,11 +1,9 @@
-"""Trains an AlexNet (ZSKD's, 1,659,178 parameters) on CIFAR-10.
+"""Trains the AlexNet (ZSKD's, 1,659,178 parameters) of CIFAR-10 that is shipped.
 
     python -m dfkd_jax.main --config=configs/teachers/cifar10_alexnet.py
 
-It is to reach 80 % of the test set; not measured yet. Leaves
-runs/teacher_cifar10_alexnet/seed0/teacher.safetensors, where configs/cifar10_alexnet.py
-looks for it. Stop it at any moment: the same command goes on. How long it takes is
-calculated in docs/cost.md; on a GPU add `--config.compute_dtype=bfloat16`.
+About an hour on two cores. Stop it at any moment: the same command goes on. On a GPU add
+`--config.compute_dtype=bfloat16`.
 """
 
 from ml_collections import ConfigDict
