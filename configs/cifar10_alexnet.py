@@ -5,8 +5,8 @@
 The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained it. For
 a GPU add `--config.compute_dtype=bfloat16`. Nothing was tuned: the recipe is that of
 configs/mnist.py, changed for colour images and a teacher with BatchNorm. Reduced runs
-are in docs/results.md; docs/cost.md has the arithmetic of every variant, and the seconds
-that it should take. On two cores take fewer images and steps:
+are in docs/results.md; docs/cost.md has the arithmetic of every variant, and the
+seconds that it should take. On two cores take fewer images and steps:
 
     --config.synthesis.num_images=6400 --config.distillation.num_steps=5000
 
