@@ -57,7 +57,6 @@ or config; 3 the data that evaluation reads cannot be had; 130 interrupted.
 
 import pathlib
 import shlex
-import signal
 import sys
 from typing import Any
 
@@ -102,7 +101,6 @@ def main(argv: list[str]) -> int:
             progress.say(execution.command(run))
         return 0
     _check_data(runs)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress.say(f"{len(runs)} runs in {workdir}, {FLAGS.jobs} at a time")
     with files.lock(workdir):
         failed = execution.execute(

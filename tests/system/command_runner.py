@@ -66,10 +66,12 @@ class Command:
         self._wait_for(condition)
         self.kill()
 
-    def interrupt_when(self, condition: Callable[[], bool]) -> None:
-        """SIGINT as soon as `condition` holds; fails if it ends before."""
+    def interrupt_when(
+        self, condition: Callable[[], bool], number: int = signal.SIGINT
+    ) -> None:
+        """The signal as soon as `condition` holds; fails if it ends before."""
         self._wait_for(condition)
-        os.kill(self.pid, signal.SIGINT)
+        os.kill(self.pid, number)
 
     def _wait_for(self, condition):
         deadline = time.monotonic() + PATIENCE

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 
 import command_runner
 import numpy as np
@@ -89,7 +90,8 @@ def test_killed_resumed_and_shared(lab, settings, tmp_path):
     assert results["student"]["validation_accuracy"] == noisy["accuracy"]
 
 
-def test_interrupted_by_the_user_with_two_runs_at_a_time(lab, settings, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_with_two_runs_at_a_time(lab, settings, tmp_path, number):
     """The runs end too: their work directories are free at once."""
     workdir = tmp_path / "sweep"
     given = arguments(
@@ -101,11 +103,16 @@ def test_interrupted_by_the_user_with_two_runs_at_a_time(lab, settings, tmp_path
     )
     folders = [workdir / "mnist_smoke" / f"seed{seed}" for seed in (0, 1)]
     command = start(lab, given)
-    command.interrupt_when(lambda: all((f / "run.json").exists() for f in folders))
-    assert command.wait() == 130, command.stderr
-    assert (
-        "Interrupted. The same command goes on from here: python -m" in command.stderr
+    command.interrupt_when(
+        lambda: all((f / "run.json").exists() for f in folders), number
     )
+    assert command.wait() == 128 + number, command.stderr
+    name = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}[number]
+    assert (
+        f"{name}. The same command goes on from here: python -m dfkd_jax.sweep"
+        in command.stderr
+    )
+    assert "Traceback" not in command.stderr
     for folder in (workdir, *folders):
         with files.lock(folder):
             pass
