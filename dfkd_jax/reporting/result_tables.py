@@ -82,8 +82,8 @@ def headline(results: Collection, *, document: pathlib.Path) -> str:
         )
     headings = ("data, teacher → student", "teacher", "student", "whole run", "files")
     note = (
-        "Test accuracy after the last step, mean ± standard deviation over "
-        f"{_seeds([seed['seed'] for row in rows for seed in row.runs])}; "
+        "Test accuracy after the last step, "
+        f"{_over_seeds([seed['seed'] for row in rows for seed in row.runs])}; "
         f"{_circumstances([run for row in rows for run in row.runs])}."
     )
     return f"{markdown(headings, lines)}\n\n{note}"
@@ -119,11 +119,11 @@ def methods(results: Collection, task: str) -> str:
     runs = [run for row in rows for run in row.runs]
     teacher = runs[0]["teacher"]
     note = (
-        "Mean ± standard deviation over "
-        f"{_seeds([run['seed'] for run in runs])}; teacher "
+        f"{_over_seeds([run['seed'] for run in runs])}; teacher "
         f"`{teacher['weights']}`, {100 * teacher['test_accuracy']:.2f} %; "
         f"{_circumstances(runs)}."
     )
+    note = note[0].upper() + note[1:]
     if any(row.method == STANDARD for row in rows):
         note += " The gap, in percentage points, is to standard KD of the same student."
     return f"{markdown(headings, lines)}\n\n{note}"
@@ -188,8 +188,8 @@ def sweep(found: Mapping[str, Any]) -> str:
     teacher = runs[0]["teacher"]
     fixed = f" with {describe(found['fixed'])}" if found["fixed"] else ""
     note = (
-        f"{found['num_examples']:,} {found['split']} images; mean ± standard deviation "
-        f"over {_seeds([run['seed'] for run in runs])}; `{found['config']}`{fixed}; "
+        f"{found['num_examples']:,} {found['split']} images; "
+        f"{_over_seeds([run['seed'] for run in runs])}; `{found['config']}`{fixed}; "
         f"teacher `{teacher['weights']}`, {100 * teacher['accuracy']:.2f} %; "
         f"{_circumstances([found])}."
     )
@@ -265,9 +265,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else progress.duration(seconds)
 
 
-def _seeds(seeds):
+def _over_seeds(seeds):
     found = sorted(set(seeds))
-    return f"seed{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
+    if len(found) == 1:
+        return f"seed {found[0]}"
+    return f"mean ± standard deviation over seeds {', '.join(map(str, found))}"
 
 
 def _circumstances(found):

@@ -277,6 +277,14 @@ def test_a_row_says_how_many_seeds_if_not_three(project):
     assert rows["ZSKD"]["test accuracy, %"] == "97.00 ± 1.41 (2 seeds)"
 
 
+def test_one_seed_has_no_deviation(project):
+    project.runs("default", (0.98,))
+    assert "\n\nSeed 0; teacher" in project.table("methods/toys")
+    project.runs("default", (0.98, 0.98, 0.98))
+    note = "\n\nMean ± standard deviation over seeds 0, 1, 2; teacher"
+    assert note in project.table("methods/toys")
+
+
 def test_headline(project):
     project.runs("default", (0.98, 0.985, 0.99))
     project.runs("zskd", (0.1, 0.1, 0.1))
