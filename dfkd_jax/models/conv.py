@@ -195,7 +195,7 @@ def _blocked(images, kernel, margins, pool):
     batch, height, width, _ = images.shape
     pooled_height = (height - rows + 1) // pool
     pooled_width = (width - columns + 1) // pool
-    block = _block_size(pooled_height, pooled_width, num_inputs, pool)
+    block = _block_size(pooled_height, pooled_width, pool)
     blocks_y, blocks_x = pooled_height * pool // block, pooled_width * pool // block
     tiles_y, tiles_x = (
         -(-(block + rows - 1) // block),
@@ -253,13 +253,9 @@ def _blocked(images, kernel, margins, pool):
     )
 
 
-def _block_size(height: int, width: int, num_inputs: int, pool: int) -> int:
-    """The largest block of at most four pixels (measured) that tiles the output.
-
-    Larger blocks multiply zeros; with many inputs that costs more than it saves
-    (AlexNet: block 2 takes 3 times as long as 1, block 4 takes 27 times).
-    """
-    for block in (4, 2) if num_inputs <= 16 else ():
+def _block_size(height: int, width: int, pool: int) -> int:
+    """The largest block of at most four pixels (measured) that tiles the output."""
+    for block in (4, 2):
         if block % pool == 0 and all(
             size * pool % block == 0 for size in (height, width)
         ):

@@ -21,7 +21,7 @@ SHAPES = {
     "dropped row": ((11, 8), (3, 5, 2, 2), "VALID", 2, 4),
     "pool 3": ((9, 9), (3, 3, 1, 2), "SAME", 3, 3),
     "pool 3, dropped row": ((8, 10), (2, 2, 2, 2), "VALID", 3, 3),
-    "many inputs": ((4, 4), (3, 3, 17, 2), "SAME", 1, 1),
+    "many inputs": ((4, 4), (3, 3, 17, 2), "SAME", 1, 4),
     "1 × 1": ((4, 4), (1, 1, 3, 2), "SAME", 1, 4),
 }
 
@@ -70,8 +70,7 @@ def test_all_equal_the_native(strict_dtypes, size, kernel, padding, pool, block)
     )
     assert_equal(blocked, native)
     assert_equal(explicit, native)
-    num_inputs = images.shape[-1]
-    assert conv._block_size(*native[0].shape[1:3], num_inputs, pool) == block
+    assert conv._block_size(*native[0].shape[1:3], pool) == block
 
 
 def test_explicit_gradient_inside_a_loop():
