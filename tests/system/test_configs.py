@@ -122,6 +122,7 @@ print(*sorted(f"configs/{path.relative_to(folder)}" for path in folder.rglob("*.
     assert names == set(FILES)
 
 
+@pytest.mark.slow
 def test_installed_copy_makes_a_student_from_any_folder(
     lab, installed, finished_workdir, tmp_path
 ):

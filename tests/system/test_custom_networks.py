@@ -213,6 +213,7 @@ def variables_of(module):
     return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "phrase"),
     [
@@ -234,6 +235,7 @@ def test_networks_without_such_a_layer(tmp_path, module, phrase):
         )
 
 
+@pytest.mark.slow
 def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     """Hard labels and the statistics of its BatchNorms, then the student by SGD."""
     workdir = tmp_path / "run"
@@ -256,6 +258,7 @@ def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.variables))
 
 
+@pytest.mark.slow
 def test_python_api(teacher, folder, tmp_path, capsys):
     student = api.distil(
         teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
