@@ -106,7 +106,8 @@ def _smoke(config: ConfigDict) -> None:
 def _long(config: ConfigDict) -> None:
     """The best student that we know of."""
     _recipe(config)
-    config.synthesis.num_images = 100_000
+    config.synthesis.num_images = 200_000
+    config.synthesis.num_steps = 50
     config.distillation.num_steps = 120_000
 
 
