@@ -35,6 +35,7 @@ def find(run: Run) -> list[Finding]:
         *_incomplete(run),
         *_labels(run),
         *_pictures(run),
+        *_activation(run),
         *_damaged(run),
     ]
 
@@ -42,7 +43,13 @@ def find(run: Run) -> list[Finding]:
 def warnings(folder: pathlib.Path) -> list[str]:
     """What makes the results of the run in `folder` degenerate, for `results.json`."""
     run = run_files.read(folder)
-    found = [*_evaluated(run), *_labels(run), *_pictures(run), *_damaged(run)]
+    found = [
+        *_evaluated(run),
+        *_labels(run),
+        *_pictures(run),
+        *_activation(run),
+        *_damaged(run),
+    ]
     return [
         f"{finding.title}. {finding.text}"
         for finding in found
@@ -174,6 +181,21 @@ def _pictures(run):
             "Pseudo samples are all alike",
             f"A pixel's standard deviation over them is {variety:.4f} on a scale of 0 "
             "to 1. More steps, a higher learning rate or weaker priors may help.",
+        )
+
+
+def _activation(run):
+    weight = run.config.get("synthesis", {}).get("activation_weight", 0.0)
+    terms = [run.terms.get(name) for name in ("activation", "cross_entropy")]
+    if not weight or not all(isinstance(term, int | float) for term in terms):
+        return
+    gained, lost = -weight * terms[0], terms[1]
+    if gained > lost:
+        yield Finding(
+            "Activation loss outweighs the soft labels",
+            f"Of the last pseudo samples it is {gained:.2f}, their cross-entropy "
+            f"{lost:.2f}: they may be textures that excite this teacher. Look at them, "
+            f"and try config.synthesis.activation_weight={weight / 10:g}.",
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from dfkd_jax.data import datasets
 from dfkd_jax.errors import CheckpointError, ConfigError
 from dfkd_jax.reporting import curves, images
-from dfkd_jax.runtime import arrays, files
+from dfkd_jax.runtime import arrays, files, writers
 from dfkd_jax.runtime.descriptions import describe
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
@@ -59,6 +59,7 @@ class Run:
         seconds: By stage.
         class_names: One a class.
         curves: Of `metrics.jsonl`.
+        terms: Of the loss of the last pseudo samples, as logged; empty where none are.
         sample: Of the transfer set; None where there is none yet.
         drawn: Soft labels by distribution, `[n, classes]`; empty where not stored.
         neighbours: Of `neighbours.json`, how near real images are; empty if not known.
@@ -76,6 +77,7 @@ class Run:
     seconds: Mapping[str, float]
     class_names: tuple[str, ...]
     curves: tuple[curves.Curve, ...]
+    terms: Mapping[str, Any]
     sample: Sample | None
     drawn: Mapping[str, np.ndarray]
     neighbours: Mapping[str, Any]
@@ -168,12 +170,18 @@ def _read(folder, identity):
         seconds=results.get("seconds", seconds),
         class_names=_class_names(description, results),
         curves=tuple(curves.read(folder / "metrics.jsonl")),
+        terms=_last_terms(folder / "metrics.jsonl"),
         sample=sample,
         drawn=drawn,
         neighbours=neighbours,
         has_student=(folder / "student.safetensors").is_file(),
         damaged=(*(sample.damaged if sample else ()), *damaged, *unread),
     )
+
+
+def _last_terms(path):
+    records = writers.read_scalars(path, stage="synthesis")
+    return records[max(records)] if records else {}
 
 
 def _class_names(description, results):

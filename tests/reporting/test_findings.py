@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dfkd_jax.reporting import findings, run_files
+from dfkd_jax.runtime import writers
 
 
 def titles(folder):
@@ -117,6 +118,28 @@ def test_soft_labels_that_are_alike(maker):
 def test_images_that_are_alike(maker):
     images = np.broadcast_to(np.linspace(-1, 1, 64).reshape(8, 8, 1), (100, 8, 8, 1))
     assert titles(maker.make(images=images)) == ["Pseudo samples are all alike"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "expected"),
+    [
+        (0.05, -70.0, ["Activation loss outweighs the soft labels"]),
+        (0.05, -7.0, []),
+        (0.0, -70.0, []),
+    ],
+)
+def test_an_activation_loss_that_outweighs_the_soft_labels(
+    maker, weight, activation, expected
+):
+    folder = maker.make(settings={"synthesis": {"activation_weight": weight}})
+    with writers.open_writer(folder / "metrics.jsonl", stage="synthesis") as writer:
+        writer.write_scalars(75, {"activation": -700.0, "cross_entropy": 1.2})
+        writer.write_scalars(100, {"activation": activation, "cross_entropy": 1.2})
+    assert titles(folder) == expected
+    assert len(findings.warnings(folder)) == len(expected)
+    for finding in findings.find(run_files.read(folder)):
+        assert "it is 3.50, their cross-entropy 1.20" in finding.text
+        assert "config.synthesis.activation_weight=0.005" in finding.text
 
 
 def test_damaged_files(maker):
