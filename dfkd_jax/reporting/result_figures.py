@@ -194,8 +194,15 @@ def _curves(rows, keys, *, label):
 
 
 def _points(rows, *, label):
+    # A line a setting: where several are changed together, one is too long.
+    names = [
+        "\n".join(describe({key: row["settings"][key]}) for key in row["settings"])
+        or describe({})
+        for row in rows
+    ]
+    height = sum(0.2 + 0.16 * len(name.splitlines()) for name in names)
     figure, axis = figures.pyplot().subplots(
-        figsize=(6.4, 0.9 + 0.36 * len(rows)), layout="constrained"
+        figsize=(6.4, 0.9 + height), layout="constrained"
     )
     places = np.arange(len(rows))[::-1]
     axis.errorbar(
@@ -206,7 +213,7 @@ def _points(rows, *, label):
         markersize=5,
         capsize=3,
     )
-    axis.set_yticks(places, [describe(row["settings"]) for row in rows], fontsize=8)
+    axis.set_yticks(places, names, fontsize=8)
     axis.set_xlabel(label)
     axis.grid(alpha=0.3)
     axis.margins(y=0.5 / len(rows))
