@@ -35,6 +35,7 @@ def find(run: Run) -> list[Finding]:
         *_incomplete(run),
         *_labels(run),
         *_pictures(run),
+        *_reached(run),
         *_activation(run),
         *_damaged(run),
     ]
@@ -47,6 +48,7 @@ def warnings(folder: pathlib.Path) -> list[str]:
         *_evaluated(run),
         *_labels(run),
         *_pictures(run),
+        *_reached(run),
         *_activation(run),
         *_damaged(run),
     ]
@@ -181,6 +183,18 @@ def _pictures(run):
             "Pseudo samples are all alike",
             f"A pixel's standard deviation over them is {variety:.4f} on a scale of 0 "
             "to 1. More steps, a higher learning rate or weaker priors may help.",
+        )
+
+
+def _reached(run):
+    lost, guessing = run.terms.get("cross_entropy"), np.log(len(run.class_names))
+    if isinstance(lost, int | float) and lost > guessing:
+        yield Finding(
+            "Pseudo samples are not what their labels say",
+            f"The cross-entropy of the last ones is {lost:.2f}; a teacher that found all "
+            f"classes equally likely would have {guessing:.2f}. Either the steps are too "
+            "few (config.synthesis.num_steps), or another term of the loss outweighs it "
+            "(batch_norm, total_variation, activation_weight).",
         )
 
 

@@ -121,6 +121,20 @@ def test_images_that_are_alike(maker):
 
 
 @pytest.mark.parametrize(
+    ("cross_entropy", "expected"),
+    [(2.31, ["Pseudo samples are not what their labels say"]), (2.29, [])],
+)
+def test_images_no_nearer_to_their_labels_than_chance(maker, cross_entropy, expected):
+    folder = maker.make()
+    with writers.open_writer(folder / "metrics.jsonl", stage="synthesis") as writer:
+        writer.write_scalars(100, {"cross_entropy": cross_entropy})
+    assert titles(folder) == expected
+    for finding in findings.find(run_files.read(folder)):
+        assert "is 2.31; " in finding.text
+        assert "would have 2.30" in finding.text
+
+
+@pytest.mark.parametrize(
     ("weight", "activation", "expected"),
     [
         (0.05, -70.0, ["Activation loss outweighs the soft labels"]),
