@@ -191,10 +191,10 @@ def _reached(run):
     if isinstance(lost, int | float) and lost > guessing:
         yield Finding(
             "Pseudo samples are not what their labels say",
-            f"The cross-entropy of the last ones is {lost:.2f}; a teacher that found all "
-            f"classes equally likely would have {guessing:.2f}. Either the steps are too "
-            "few (config.synthesis.num_steps), or another term of the loss outweighs it "
-            "(batch_norm, total_variation, activation_weight).",
+            f"The cross-entropy of the last ones is {lost:.2f}; a teacher that found "
+            f"all classes equally likely would have {guessing:.2f}. Either the steps "
+            "are too few (config.synthesis.num_steps), or another term of the loss "
+            "outweighs it (batch_norm, total_variation, activation_weight).",
         )
 
 
