@@ -52,6 +52,7 @@ def get_config(variant: str = "default") -> ConfigDict:
 
 
 def _recipe(config: ConfigDict) -> None:
+    config.targets.sigma = 2.0
     config.synthesis.num_images = 51_200
     config.synthesis.images_per_device = 256
     config.synthesis.num_steps = 500
