@@ -5,8 +5,9 @@
 The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained it. For
 a GPU add `--config.compute_dtype=bfloat16`. The recipe is that of configs/mnist.py,
 changed for colour images and a teacher with BatchNorm; all that was tuned is the weight
-of `batch_norm` and `sigma` (docs/recipe.md). Reduced runs are in docs/results.md; docs/cost.md has the arithmetic of every variant, and the
-seconds that it should take. On two cores take fewer images and steps:
+of `batch_norm` and `sigma` (docs/recipe.md); no student has been measured since.
+docs/cost.md has the arithmetic of every variant, and the seconds that it should take.
+On two cores take fewer images and steps:
 
     --config.synthesis.num_images=6400 --config.distillation.num_steps=5000
 
