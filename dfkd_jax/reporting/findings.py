@@ -33,30 +33,23 @@ def find(run: Run) -> list[Finding]:
         *_not_data_free(run),
         *_evaluated(run),
         *_incomplete(run),
-        *_labels(run),
-        *_pictures(run),
-        *_reached(run),
-        *_activation(run),
-        *_damaged(run),
+        *_degenerate(run),
     ]
 
 
 def warnings(folder: pathlib.Path) -> list[str]:
     """What makes the results of the run in `folder` degenerate, for `results.json`."""
     run = run_files.read(folder)
-    found = [
-        *_evaluated(run),
-        *_labels(run),
-        *_pictures(run),
-        *_reached(run),
-        *_activation(run),
-        *_damaged(run),
-    ]
     return [
         f"{finding.title}. {finding.text}"
-        for finding in found
+        for finding in (*_evaluated(run), *_degenerate(run))
         if finding.title != NOT_EVALUATED
     ]
+
+
+def _degenerate(run):
+    for check in (_labels, _pictures, _reached, _activation, _damaged):
+        yield from check(run)
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
