@@ -200,7 +200,10 @@ class SynthesisConfig:
         total_variation: Weight of the total variation prior.
         l2: Weight of the squared norm of the standardised pixels.
         batch_norm: Weight of the distance between the statistics of the images of a
-            device and those that the teacher's BatchNorms keep (DeepInversion).
+            device and those that the teacher's BatchNorms keep (DeepInversion), of
+            images alone: what a BatchNorm keeps of dense layers may be of dropout.
+        batch_norm_distance: "absolute" as in DeepInversion, or "relative" to what the
+            teacher keeps, so that layers count alike and weights suit any teacher.
         max_shift: Largest random shift, in pixels, before the teacher looks.
         flip: Probability that images are mirrored before the teacher looks.
         checkpoint_seconds: A batch that takes longer than this is checkpointed.
@@ -221,6 +224,7 @@ class SynthesisConfig:
     total_variation: float = 1.5e-3
     l2: float = 3e-4
     batch_norm: float = 0.0
+    batch_norm_distance: str = "relative"
     max_shift: int = 1
     flip: float = 0.0
     checkpoint_seconds: float = 60.0
@@ -261,6 +265,11 @@ class SynthesisConfig:
         )
         _one_of(
             f"{path}.pixel_bounds", self.pixel_bounds, ("sigmoid", "rescale", "none")
+        )
+        _one_of(
+            f"{path}.batch_norm_distance",
+            self.batch_norm_distance,
+            ("absolute", "relative"),
         )
         _one_of(f"{path}.init", self.init, ("normal", "uniform"))
         if self.pixel_bounds == "rescale":

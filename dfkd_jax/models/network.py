@@ -166,6 +166,8 @@ def _logits_and_moments(module, variables, images):
         norm = context.module
         if isinstance(norm, nn.BatchNorm) and _is_call(context):
             inputs = arguments[0] if arguments else keywords["x"]
+            if inputs.ndim < 3:
+                return call(*arguments, **keywords)
             # Put down as linen's own: what a list would catch inside of a transformed
             # module (`nn.remat`) could not leave it.
             norm.sow(_MOMENTS, "seen", _moments(norm, inputs))

@@ -34,12 +34,28 @@ def statistics_distance(
     var: Float[Array, "*features"],
     running_mean: Float[Array, "*features"],
     running_var: Float[Array, "*features"],
+    *,
+    relative: bool,
 ) -> Float[Array, ""]:
     """‖mean − running mean‖₂ + ‖var − running var‖₂ of what a BatchNorm gets.
 
     R_feature of DeepInversion (Yin et al., 2020, equation 4) is the sum over layers.
+
+    Args:
+        mean: Of the batch.
+        var: Likewise.
+        running_mean: As the BatchNorm keeps it.
+        running_var: Likewise.
+        relative: Whether the norms are divided by those of the running deviation and
+            of the running variance. Layers of large responses then count no more than
+            others, and a weight means the same whatever the teacher.
     """
-    return _norm(mean - running_mean) + _norm(var - running_var)
+    mean_distance = _norm(mean - running_mean)
+    var_distance = _norm(var - running_var)
+    if relative:
+        mean_distance /= _norm(jnp.sqrt(running_var))
+        var_distance /= _norm(running_var)
+    return mean_distance + var_distance
 
 
 def _norm(vector):

@@ -57,6 +57,7 @@ def make_step(
     total_variation: float,
     l2: float,
     batch_norm: float,
+    batch_norm_distance: str,
     max_shift: int,
     flip: float,
     num_steps: int,
@@ -83,7 +84,10 @@ def make_step(
         features, logits, moments = network.features_logits_and_moments(
             teacher, variables, images, layer=feature_layer
         )
-        distance = sum(priors.statistics_distance(*each) for each in moments)
+        relative = batch_norm_distance == "relative"
+        distance = sum(
+            priors.statistics_distance(*each, relative=relative) for each in moments
+        )
         return features, logits, {"batch_norm": jnp.full(len(images), distance)}
 
     def loss(params, variables, labels, shift_key, flip_key):
