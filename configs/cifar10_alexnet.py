@@ -55,7 +55,7 @@ def get_config(variant: str = "default") -> ConfigDict:
 
 def _recipe(config: ConfigDict) -> None:
     config.targets.feature_layer = "dense_2"
-    config.targets.sigma = 5.0
+    config.targets.sigma = 8.0
     config.targets.candidates = 64
     _synthesis(config.synthesis)
     _distillation(config.distillation)
@@ -67,15 +67,14 @@ def _synthesis(synthesis: ConfigDict) -> None:
     synthesis.num_steps = 200
     synthesis.steps_per_call = 20  # A stop waits for a call.
     synthesis.learning_rate = 0.1
-    synthesis.temperature = 10.0
+    synthesis.temperature = 3.0
     synthesis.activation_weight = 0.05
     synthesis.grid_factors = (8, 4, 2, 1)
     synthesis.pixel_bounds = "sigmoid"
     synthesis.init_scale = 0.3
     synthesis.total_variation = 5e-4
     synthesis.l2 = 0.0
-    # At 1.0 it outweighs the soft labels by far (docs/recipe.md).
-    synthesis.batch_norm = 1e-3
+    synthesis.batch_norm = 0.3
     synthesis.max_shift = 2
     synthesis.flip = 0.5
 
@@ -216,6 +215,7 @@ def _deep_inversion(config: ConfigDict) -> None:
     # of two.
     synthesis.total_variation = 2.5e-5
     synthesis.batch_norm = 10.0  # Published; the default of their code is 100.
+    synthesis.batch_norm_distance = "absolute"  # Published.
     synthesis.max_shift = 2  # Published: around the border; here it is repeated.
 
     distillation = config.distillation

@@ -277,6 +277,7 @@ def test_other_ranges(path, value, message):
         ("targets.window", "flat", "flatten"),
         ("targets.mean", "biases", "bias"),
         ("synthesis.pixel_bounds", "sigmoids", "sigmoid"),
+        ("synthesis.batch_norm_distance", "relativ", "relative"),
         ("synthesis.init", "unifrom", "uniform"),
         ("distillation.schedule", "cosin", "cosine"),
         ("distillation.labels", "stor", "stored"),

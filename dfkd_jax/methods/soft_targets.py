@@ -45,8 +45,8 @@ def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) ->
     ):
         raise ConfigError(
             f"config.synthesis.batch_norm={synthesis.batch_norm} is not possible: the "
-            f"teacher {teacher.description.network!r} has no BatchNorm with statistics "
-            "that images could have. Set it to 0."
+            f"teacher {teacher.description.network!r} has no BatchNorm of images "
+            "(after a convolution) that keeps statistics. Set it to 0."
         )
 
 

@@ -136,11 +136,13 @@ def train_features_and_logits(
 def features_logits_and_moments(
     module: nn.Module, variables: Any, images: Any, *, layer: str
 ) -> tuple[Any, Any, list[Moments]]:
-    """As `features_and_logits`, and what every BatchNorm gets of the batch.
+    """As `features_and_logits`, and what every BatchNorm of images gets of the batch.
 
     The network is in evaluation mode: what it says of an image does not depend on the
     others, the moments do. They are those of `images`, of one device. A BatchNorm that
-    is called twice counts twice; those inside of an `nn.scan` are not seen.
+    is called twice counts twice; those inside of an `nn.scan` are not seen. Those of
+    vectors are left out, as in DeepInversion: behind dropout, which evaluation does
+    without, they keep variances that no image could have.
     """
     seen: list[Any] = []
     with nn.intercept_methods(_looking_at(layer, seen)):
@@ -151,7 +153,7 @@ def features_logits_and_moments(
 def has_batch_norm(
     module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
 ) -> bool:
-    """Whether there are moments of a BatchNorm; nothing is computed."""
+    """Whether there are moments of a BatchNorm of images; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     _, moments = jax.eval_shape(
         lambda variables, images: _logits_and_moments(module, variables, images),
@@ -166,11 +168,10 @@ def _logits_and_moments(module, variables, images):
         norm = context.module
         if isinstance(norm, nn.BatchNorm) and _is_call(context):
             inputs = arguments[0] if arguments else keywords["x"]
-            if inputs.ndim < 3:
-                return call(*arguments, **keywords)
-            # Put down as linen's own: what a list would catch inside of a transformed
-            # module (`nn.remat`) could not leave it.
-            norm.sow(_MOMENTS, "seen", _moments(norm, inputs))
+            if inputs.ndim > 2:
+                # Put down as linen's own: what a list would catch inside of a
+                # transformed module (`nn.remat`) could not leave it.
+                norm.sow(_MOMENTS, "seen", _moments(norm, inputs))
         return call(*arguments, **keywords)
 
     with nn.intercept_methods(keep_moments):

@@ -290,6 +290,23 @@ def test_whether_there_is_a_batch_norm(name, has):
     assert network.has_batch_norm(module, variables, images.shape[1:]) == has
 
 
+class NormOfVectors(nn.Module):
+    """A BatchNorm after a dense layer alone."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Dense(4, name="hidden")(x.reshape(x.shape[0], -1))
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=not train)(x))
+
+
+def test_batch_norms_of_vectors_do_not_count():
+    """What dropout did to their statistics, no image can do."""
+    variables = network.init(NormOfVectors(), KEY, SHAPE)
+    assert not network.has_batch_norm(NormOfVectors(), variables, SHAPE)
+    _, _, moments = moments_of(NormOfVectors(), variables, jnp.array(IMAGES))
+    assert moments == []
+
+
 class Scanned(nn.Module):
     """A BatchNorm in a loop."""
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,21 +43,34 @@ def test_invariances(prior, change):
     np.testing.assert_allclose(prior(change(IMAGES)), prior(IMAGES), rtol=1e-5)
 
 
-def test_statistics_distance_by_hand(strict_dtypes):
-    # Means are off by (3, 4), variances by (0, 2): norms 5 and 2.
+@pytest.mark.parametrize(
+    ("relative", "expected"),
+    [(False, 7), (True, 5 / np.hypot(1.5, 2) + 2 / np.hypot(2.25, 4))],
+)
+def test_statistics_distance_by_hand(strict_dtypes, relative, expected):
+    # Means are off by (3, 4), variances by (0, 2): norms 5 and 2. What is kept has
+    # deviations (1.5, 2) and variances (2.25, 4).
     result = priors.statistics_distance(
         jnp.array([3.0, 5.0]),
-        jnp.array([2.0, 2.0]),
+        jnp.array([2.25, 2.0]),
         jnp.array([0.0, 1.0]),
-        jnp.array([2.0, 4.0]),
+        jnp.array([2.25, 4.0]),
+        relative=relative,
     )
-    np.testing.assert_allclose(result, 7)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
-def test_statistics_distance_has_the_gradient_of_finite_differences(strict_dtypes):
-    mean, var, *kept = jax.random.normal(jax.random.key(3), (4, 6))
+@pytest.mark.parametrize("relative", [False, True])
+def test_statistics_distance_has_the_gradient_of_finite_differences(
+    strict_dtypes, relative
+):
+    mean, var, *kept = jax.random.uniform(jax.random.key(3), (4, 6), minval=0.5)
     check_grads(
-        jax.jit(lambda mean, var: priors.statistics_distance(mean, var, *kept)),
+        jax.jit(
+            lambda mean, var: priors.statistics_distance(
+                mean, var, *kept, relative=relative
+            )
+        ),
         (mean, var),
         order=1,
         modes=["rev"],
@@ -64,10 +79,12 @@ def test_statistics_distance_has_the_gradient_of_finite_differences(strict_dtype
     )
 
 
-def test_statistics_that_are_met_pull_nowhere():
+@pytest.mark.parametrize("relative", [False, True])
+def test_statistics_that_are_met_pull_nowhere(relative):
     """The root has no gradient at 0, and one dead layer must not end the run."""
     kept = jnp.array([0.0, 1.0])
-    value, gradients = jax.value_and_grad(priors.statistics_distance, argnums=(0, 1))(
+    distance = functools.partial(priors.statistics_distance, relative=relative)
+    value, gradients = jax.value_and_grad(distance, argnums=(0, 1))(
         kept, kept, kept, kept
     )
     assert value == 0
@@ -78,9 +95,20 @@ def test_statistics_that_are_met_pull_nowhere():
 def test_statistics_distance_does_not_depend_on_the_order_of_channels():
     arrays = jax.random.normal(jax.random.key(4), (4, 6))
     np.testing.assert_allclose(
-        priors.statistics_distance(*arrays),
-        priors.statistics_distance(*arrays[:, ::-1]),
+        priors.statistics_distance(*arrays, relative=False),
+        priors.statistics_distance(*arrays[:, ::-1], relative=False),
         rtol=1e-6,
+    )
+
+
+def test_relative_distance_does_not_depend_on_the_scale_of_responses():
+    mean, var, kept_mean, kept_var = jax.random.uniform(jax.random.key(4), (4, 6))
+    np.testing.assert_allclose(
+        priors.statistics_distance(mean, var, kept_mean, kept_var, relative=True),
+        priors.statistics_distance(
+            5 * mean, 25 * var, 5 * kept_mean, 25 * kept_var, relative=True
+        ),
+        rtol=1e-5,
     )
 
 
