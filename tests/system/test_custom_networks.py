@@ -19,6 +19,8 @@ from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "synthesis": {
         "num_images": 40,
@@ -58,7 +60,6 @@ def write_config(folder, path, *, module, layer, weights=None, **changes):
     return f"--config={path}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "layer"),
     [("SmallCnn", "hidden"), ("AllConvolutional", "second/Conv_0")],
@@ -213,7 +214,6 @@ def variables_of(module):
     return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "phrase"),
     [
@@ -235,7 +235,6 @@ def test_networks_without_such_a_layer(tmp_path, module, phrase):
         )
 
 
-@pytest.mark.slow
 def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     """Hard labels and the statistics of its BatchNorms, then the student by SGD."""
     workdir = tmp_path / "run"
@@ -258,7 +257,6 @@ def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.variables))
 
 
-@pytest.mark.slow
 def test_python_api(teacher, folder, tmp_path, capsys):
     student = api.distil(
         teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY

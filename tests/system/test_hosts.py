@@ -15,6 +15,8 @@ from tiny_runs import checkpoint_steps, fingerprint, read_transfer_set, shards
 
 from dfkd_jax.runtime import hosts, weights
 
+pytestmark = pytest.mark.slow
+
 FEW_STEPS = {
     "synthesis__num_images": 80,  # Two rounds of four devices.
     "distillation__num_steps": 8,
@@ -127,7 +129,6 @@ def test_process_0_alone_prints(undisturbed):
     assert lists == ["shards-0001.jsonl", "shards.jsonl"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [
@@ -256,7 +257,6 @@ def test_slurm_job_of_one_task_is_alone(monkeypatch):
     assert hosts.count() == 1
 
 
-@pytest.mark.slow
 def test_one_that_is_told_to_stop_has_all_save(lab, undisturbed, tmp_path):
     """As when one machine of several is to be preempted."""
     workdir = tmp_path / "run"

@@ -12,6 +12,8 @@ from tiny_runs import TINY, fingerprint, identity, shards
 
 from dfkd_jax.runtime import files
 
+pytestmark = pytest.mark.slow
+
 CASES = ("", "distillation.noise=0.5", "distillation.feature_layer=no_such_layer")
 NAMES = ("base", "noise=0.5", "feature_layer=no_such_layer")
 
@@ -43,7 +45,6 @@ def arguments(settings, workdir, *more):
     ]
 
 
-@pytest.mark.slow
 def test_killed_resumed_and_shared(lab, settings, tmp_path):
     workdir = tmp_path / "sweep"
     given = arguments(

@@ -12,6 +12,8 @@ from tiny_runs import fingerprint
 from dfkd_jax.runtime import files, weights
 from dfkd_jax.teachers import weights as teachers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def evaluated(lab, finished_workdir, tmp_path_factory):
