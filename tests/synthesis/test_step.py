@@ -181,6 +181,7 @@ def test_images_are_projected_after_every_step(variables):
                 total_variation=VARIATION,
                 l2=L2,
                 batch_norm=0.0,
+                batch_norm_distance="relative",
                 max_shift=0,
                 flip=0.0,
                 num_steps=num_steps,
