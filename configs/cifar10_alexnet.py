@@ -6,8 +6,7 @@ The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained 
 a GPU add `--config.compute_dtype=bfloat16`. The recipe is that of configs/mnist.py,
 changed for colour images and a teacher with BatchNorm (docs/recipe.md has what was
 tried). docs/cost.md has the arithmetic of every variant, and the seconds that it should
-take. On two cores take fewer images and steps, for a student some points worse
-(docs/results.md):
+take. On two cores take fewer images and steps, as the run in docs/results.md:
 
     --config.synthesis.num_images=8000 --config.distillation.num_steps=3000
 

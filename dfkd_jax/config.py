@@ -203,7 +203,7 @@ class SynthesisConfig:
             device and those that the teacher's BatchNorms keep (DeepInversion), of
             images alone: what a BatchNorm keeps of dense layers may be of dropout.
         batch_norm_distance: "absolute" as in DeepInversion, or "relative" to what the
-            teacher keeps, so that layers count alike and weights suit any teacher.
+            teacher keeps, so that layers count alike whatever their scale.
         max_shift: Largest random shift, in pixels, before the teacher looks.
         flip: Probability that images are mirrored before the teacher looks.
         checkpoint_seconds: A batch that takes longer than this is checkpointed.

@@ -47,14 +47,16 @@ def statistics_distance(
         running_mean: As the BatchNorm keeps it.
         running_var: Likewise.
         relative: Whether the norms are divided by those of the running deviation and
-            of the running variance. Layers of large responses then count no more than
-            others, and a weight means the same whatever the teacher.
+            of the running variance, where these are not 0. Layers of large responses
+            then count no more than others.
     """
     mean_distance = _norm(mean - running_mean)
     var_distance = _norm(var - running_var)
     if relative:
-        mean_distance /= _norm(jnp.sqrt(running_var))
-        var_distance /= _norm(running_var)
+        # A layer that is dead altogether keeps zeros, which must not make NaN.
+        dead = jnp.all(running_var == 0)
+        mean_distance /= jnp.where(dead, 1, _norm(jnp.sqrt(running_var)))
+        var_distance /= jnp.where(dead, 1, _norm(running_var))
     return mean_distance + var_distance
 
 

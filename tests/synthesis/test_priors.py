@@ -92,6 +92,17 @@ def test_statistics_that_are_met_pull_nowhere(relative):
         np.testing.assert_array_equal(gradient, [0, 0])
 
 
+def test_relative_distance_of_a_dead_layer_is_finite():
+    nothing, one = jnp.zeros(2), jnp.ones(2)
+    distance = functools.partial(priors.statistics_distance, relative=True)
+    for seen in (nothing, one):
+        value, gradients = jax.value_and_grad(distance, argnums=(0, 1))(
+            seen, seen, nothing, nothing
+        )
+        assert np.isfinite(value)
+        assert np.isfinite(gradients).all()
+
+
 def test_statistics_distance_does_not_depend_on_the_order_of_channels():
     arrays = jax.random.normal(jax.random.key(4), (4, 6))
     np.testing.assert_allclose(
