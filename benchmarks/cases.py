@@ -144,6 +144,7 @@ class Synthesis:
                 total_variation=config.total_variation,
                 l2=config.l2,
                 batch_norm=config.batch_norm,
+                batch_norm_distance=config.batch_norm_distance,
                 max_shift=config.max_shift,
                 flip=config.flip,
                 num_steps=num_steps,
