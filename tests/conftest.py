@@ -1,10 +1,12 @@
-"""Four CPU devices, and no silent broadcasting."""
+"""Four CPU devices, quick compilation, and no silent broadcasting."""
 
 import os
 import re
 
+# Most of the time goes into compiling, which takes half as long without optimising.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false "
+    + os.environ.get("XLA_FLAGS", "")
 )
 
 import jax

@@ -17,6 +17,8 @@ from tiny_runs import identity, read_transfer_set, shards
 
 from dfkd_jax.data import tfds
 
+pytestmark = pytest.mark.slow
+
 WAYS_TO_DATA = (
     "socket.connect",
     "socket.getaddrinfo",

@@ -15,6 +15,8 @@ from dfkd_jax.models import registry
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
+pytestmark = pytest.mark.slow
+
 FEW_STEPS = {
     "distillation__num_steps": 4,
     "distillation__log_every": 2,

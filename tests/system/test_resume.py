@@ -14,6 +14,8 @@ from tiny_runs import NUM_SHARDS, checkpoint_steps, fingerprint, identity, shard
 
 from dfkd_jax.runtime import parallel
 
+pytestmark = pytest.mark.slow
+
 
 def _run_and_tell_steps(arguments):
     """`main`; prints the step that a state has before each call of the devices."""

@@ -8,6 +8,8 @@ import sys
 import command_runner
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets")
 TELL_IMPORTS = f"""
 import atexit, runpy, sys
