@@ -43,7 +43,7 @@ CPU_SHARE = 0.6
 GPU_SHARE = 0.2
 GPU_PEAK = 989e12  # Of an H100 SXM in bfloat16, dense, by its data sheet.
 # What the head of configs/cifar10_alexnet.py advises for two cores.
-REDUCED = {"synthesis.num_images": 8_000, "distillation.num_steps": 3_000}
+REDUCED = {"synthesis.num_images": 16_000, "distillation.num_steps": 10_000}
 _BLOCK = re.compile(r"(<!-- cost: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

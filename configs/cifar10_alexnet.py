@@ -8,7 +8,8 @@ changed for colour images and a teacher with BatchNorm (docs/recipe.md has what 
 tried). docs/cost.md has the arithmetic of every variant, and the seconds that it should
 take. On two cores take fewer images and steps, as the run in docs/results.md:
 
-    --config.synthesis.num_images=8000 --config.distillation.num_steps=3000
+    --config.cpu_devices=2 --config.synthesis.num_images=16000
+    --config.distillation.num_steps=10000
 
 `:smoke` shows the whole way in a few minutes of two cores, and no accuracy.
 
