@@ -91,7 +91,7 @@ def get_config():
     config.student.arguments = {{"width": 7}}
     config.targets.feature_layer = "{layer}"
     config.synthesis.num_images = 1_600
-    config.distillation.num_steps = 1_500
+    config.distillation.num_steps = 3_000
     config.data.dataset = ""
     config.data.file = "{test_set}"
     return config
