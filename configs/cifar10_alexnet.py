@@ -22,6 +22,12 @@ Data-free methods to compare with, from the same teacher: Wang (2021), Nayak et 
     python -m dfkd_jax.main --config=configs/cifar10_alexnet.py:deep_inversion
     python -m dfkd_jax.main --config=configs/cifar10_alexnet.py:noise
 
+The published schedule of `:dafl` is for a GPU. On two cores take a smaller generator,
+smaller batches and fewer steps, 3,000 in an hour, as in docs/results.md:
+
+    --config.generator.features="(64, 64, 32)" --config.batch_size=128
+    --config.num_steps=3000
+
 NOT data-free, to compare with: the teacher's answers about the real training images.
 
     python -m dfkd_jax.main --config=configs/cifar10_alexnet.py:kd
