@@ -232,7 +232,11 @@ def ending_together() -> Iterator[None]:
 # The parent -----------------------------------------------------------------------
 
 _COORDINATION = re.compile(rb"[IWEF]\d{4} [\d:.]+ .*\b(coordination|client\.h)")
-_GLOO = re.compile(rb"\[Gloo\]|connected to \d+ peer ranks")
+# Threads of Gloo say this at once, each piece by piece, so lines mix.
+_GLOO = re.compile(
+    rb"(\[Gloo\] Rank|is connected to|peer ranks\.|"
+    rb"Expected number of connected peer ranks is :|\d|\s)*"
+)
 
 
 def _supervise(place: int, number: int) -> None:
@@ -271,7 +275,7 @@ def _watch(child: int, native: int, place: int, number: int) -> NoReturn:
         for line in lines:
             if held or _COORDINATION.match(line):
                 held.append(line)
-            elif line.strip() and not _GLOO.search(line):
+            elif not _GLOO.fullmatch(line):
                 sys.stderr.buffer.write(line)
                 sys.stderr.buffer.flush()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,5 +1,8 @@
 """One process by itself; several are in `system/test_hosts.py`."""
 
+import subprocess
+import sys
+
 import pytest
 
 from dfkd_jax.errors import CheckpointError, ConfigError
@@ -43,3 +46,30 @@ def test_a_cluster_that_says_nonsense_is_named_with_the_remedy(monkeypatch):
 def test_errors_without_words_are_told_by_their_kind():
     assert hosts._first_line(RuntimeError("first\nsecond")) == "first"
     assert hosts._first_line(RuntimeError()) == "RuntimeError"
+
+
+def test_of_native_output_the_parent_drops_only_greetings():
+    rank, ready = "[Gloo] Rank 12", " is connected to 3 peer ranks. "
+    expected = "Expected number of connected peer ranks is : 3"
+    # As threads print it, one by one and at once.
+    greetings = [
+        rank + ready + expected,
+        "[Gloo] Rank " + rank + ready + ready,
+        "3 peer ranks. " + expected + expected,
+        "",
+        "3",
+    ]
+    other = ["3 peer ranks. do not answer", "[Gloo] Rank 1 failed"]
+    told = "".join(line + "\n" for line in greetings + other)
+    program = f"""
+import os
+from dfkd_jax.runtime import hosts
+hosts._supervise(1, 2)
+os.write(1, {told.encode()!r})
+os._exit(7)
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 7
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines() == other
