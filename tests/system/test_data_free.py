@@ -137,7 +137,6 @@ def _check_opened(stdout, workdir, has_transfer_set):
     assert [name for name in names if re.search(PICTURES, name)] == []
 
 
-@pytest.mark.slow
 def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_path):
     workdir, data_dir = tmp_path / "run", tmp_path / "data"
     data_dir.mkdir()

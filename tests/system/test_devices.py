@@ -46,7 +46,6 @@ def on_two_devices(lab, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cpu_devices", [1, 4])
 def test_number_of_devices_does_not_matter(lab, tmp_path, on_two_devices, cpu_devices):
     workdir = tmp_path / "run"
@@ -55,7 +54,6 @@ def test_number_of_devices_does_not_matter(lab, tmp_path, on_two_devices, cpu_de
     _assert_same_run(workdir, on_two_devices)
 
 
-@pytest.mark.slow
 def test_goes_on_with_another_number_of_devices(lab, on_two_devices, tmp_path):
     """As when a job moves to another machine."""
     workdir = tmp_path / "run"
@@ -76,7 +74,6 @@ def test_goes_on_with_another_number_of_devices(lab, on_two_devices, tmp_path):
     _assert_same_run(workdir, on_two_devices)
 
 
-@pytest.mark.slow
 def test_every_device_has_the_same_student(monkeypatch, tmp_path):
     """What a step returns is read from the first device: others could drift unseen."""
     assert jax.local_device_count() == 4

@@ -243,6 +243,7 @@ def test_damaged_file_in_the_workdir(lab, workdir_copy, name):
     _assert_error(lab, lab.start(workdir_copy), 1, path)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("damage", ["cut", "emptied", "metadata", "gone"])
 def test_damaged_checkpoint(lab, workdir_copy, finished_workdir, damage):
     (workdir_copy / "student.safetensors").unlink()
@@ -345,6 +346,7 @@ cp -r "$disk/run" "$out/run"
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("size", "stage"), [("100k", "synthesis"), ("900k", "distillation")]
 )

@@ -11,6 +11,8 @@ from tiny_runs import checkpoint_steps, fingerprint, read_transfer_set
 from dfkd_jax.runtime import files, writers
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
+pytestmark = pytest.mark.slow
+
 HAS_PAGES = importlib.util.find_spec("jinja2") is not None
 REAL = {
     "kd": "55,000 training images of mnist with the teacher's answers",
@@ -56,7 +58,6 @@ def test_what_dafl_leaves(dafl):
         assert "160" in (dafl / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_dafl_killed_and_started_again(lab, dafl, tmp_path):
     workdir = tmp_path / "run"
     for moment in (
@@ -202,7 +203,6 @@ def test_baselines_on_real_data_say_so(lab, prepared_training_data, tmp_path, va
     _assert_said(command, workdir, variant)
 
 
-@pytest.mark.slow
 def test_metadata_is_recorded_once(lab, prepared_training_data, tmp_path):
     workdir, data_dir = tmp_path / "run", tmp_path / "data"
     shutil.copytree(prepared_training_data, data_dir)
@@ -220,7 +220,6 @@ def test_metadata_is_recorded_once(lab, prepared_training_data, tmp_path):
         assert np.linalg.matrix_rank(arrays["covariance"], tol=1e-3) in range(5, 10)
 
 
-@pytest.mark.slow
 def test_labels_teach_the_labels(lab, prepared_training_data, tmp_path):
     """Ten images, one a class: nothing but their labels tells which is which."""
     workdir = tmp_path / "run"

@@ -45,7 +45,6 @@ def _steps(command, stage):
     return [int(line[1]) for line in lines if line and line[0] == stage]
 
 
-@pytest.mark.slow
 def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
     workdir = tmp_path / "run"
     moments = (
@@ -70,7 +69,6 @@ def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
     assert fingerprint(workdir) == fingerprint(finished_workdir)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random(lab, finished_workdir, tmp_path, seed):
     workdir = tmp_path / "run"
