@@ -23,6 +23,7 @@ STUDENTS = {
     "alexnet": "alexnet_half",
     "alexnet_wang": "alexnet_wang_half",
     "resnet34": "resnet18",
+    "resnet18_narrow": "resnet10_narrow",
 }
 
 

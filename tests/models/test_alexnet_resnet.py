@@ -52,9 +52,12 @@ def random_variables(network):
         # What PyTorch counts for the usual CIFAR variants (test_pytorch.py).
         ("resnet18", 11_173_962),
         ("resnet34", 21_282_122),
+        # Ours alone.
+        ("resnet18_narrow", 701_466),
+        ("resnet10_narrow", 308_826),
     ],
 )
-def test_parameter_counts_of_the_papers(name, parameters):
+def test_parameter_counts(name, parameters):
     assert weights.count(shapes(registry.create(name))) == parameters
 
 
@@ -73,7 +76,7 @@ def test_outputs_and_feature_layers(name):
         (features,) = captured["intermediates"][layer]["__call__"]
         assert features.ndim == 2
         if layer == "pool":
-            assert features.shape == (2, 512)
+            assert features.shape == (2, 128 if "narrow" in name else 512)
     assert set(variables["batch_stats"]["bn_1"]) == {"mean", "var"}
 
 
