@@ -64,7 +64,7 @@ def _recipe(config: ConfigDict) -> None:
     config.targets.sigma = 8.0
     config.targets.candidates = 64
     _synthesis(config.synthesis)
-    _distillation(config.distillation)
+    _distillation(config)
 
 
 def _synthesis(synthesis: ConfigDict) -> None:
@@ -85,7 +85,9 @@ def _synthesis(synthesis: ConfigDict) -> None:
     synthesis.flip = 0.5
 
 
-def _distillation(distillation: ConfigDict) -> None:
+def _distillation(config: ConfigDict) -> None:
+    config.student.arguments = {"dropout_rate": 0.0}
+    distillation = config.distillation
     distillation.num_steps = 40_000
     distillation.batch_size = 128
     distillation.learning_rate = 2e-3
@@ -269,7 +271,7 @@ def _dafl(config: ConfigDict) -> None:
 
 def _kd(config: ConfigDict) -> None:
     """Standard distillation: the recipe's student, real images for pseudo samples."""
-    _distillation(config.distillation)
+    _distillation(config)
 
 
 VARIANTS = {
