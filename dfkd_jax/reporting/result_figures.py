@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from dfkd_jax.runtime import files
 LOGARITHMIC = 20  # Largest over smallest value from which an axis is logarithmic.
 PER_CLASS = 2  # Pseudo samples of a class and method.
 MAX_CLASSES = 10
+NAME_WIDTH = 28  # Characters in a line of a method's name.
 COLOURS = "tab10"
 KINDS = ("sweeps", "soft_labels", "label_mismatch", "samples")
 
@@ -360,7 +362,7 @@ def draw_samples(
     figure, axes = figures.pyplot().subplots(
         len(runs),
         PER_CLASS * len(classes),
-        figsize=(0.42 * PER_CLASS * len(classes) + 2.2, 0.55 * len(runs) + 0.6),
+        figsize=(0.42 * PER_CLASS * len(classes) + 2.2, 0.48 * len(runs) + 0.4),
         layout="constrained",
         squeeze=False,
     )
@@ -370,9 +372,9 @@ def draw_samples(
         for side in axis.spines.values():
             side.set_visible(False)
     for line, row, run in zip(axes, shown, runs, strict=True):
-        line[0].set_ylabel(
-            results.method(row.method), rotation=0, ha="right", va="center", fontsize=8
-        )
+        # A long name in one line would leave the pictures no width.
+        name = textwrap.fill(results.method(row.method), NAME_WIDTH)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         likeliest = run.sample.pixel_labels.argmax(-1)
         for column, k in enumerate(classes):
             members = np.flatnonzero(likeliest == k)[:PER_CLASS]
