@@ -44,6 +44,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.teacher.network = "resnet34"
     config.teacher.weights = "runs/teacher_cifar10_resnet34/seed0/teacher.safetensors"
     config.student.network = "resnet18"
+    config.student.arguments = {}  # It has no dropout to be turned off.
     if "targets" in config:
         config.targets.feature_layer = "pool"
     if variant in CHANGES:

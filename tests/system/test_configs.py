@@ -13,6 +13,7 @@ import tiny_runs
 from tiny_runs import fingerprint
 
 from dfkd_jax import api, config
+from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures
 
 REPOSITORY = command_runner.REPOSITORY
@@ -46,6 +47,9 @@ def test_config_is_valid(file, variant):
     settings = _config(file, variant)
     is_teacher = file.startswith("configs/teachers/")
     assert isinstance(settings, config.TeacherTrainingConfig) == is_teacher
+    if not is_teacher:
+        for asked in (settings.teacher, settings.student):
+            registry.create(asked.name, arguments=asked.arguments)
 
 
 def test_names_are_unique():
