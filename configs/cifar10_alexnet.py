@@ -86,6 +86,7 @@ def _synthesis(synthesis: ConfigDict) -> None:
 
 
 def _distillation(config: ConfigDict) -> None:
+    # A student that knows no dropout needs --config.student.arguments={}.
     config.student.arguments = {"dropout_rate": 0.0}
     distillation = config.distillation
     distillation.num_steps = 40_000
