@@ -103,19 +103,26 @@ def load(weights_or_checkpoint: str | pathlib.Path, *, module: str = "") -> Any:
 
 
 def inspect(
-    teacher: TrainedNetwork, *, targets: Mapping[str, Any] | None = None, seed: int = 0
+    teacher: TrainedNetwork,
+    *,
+    targets: Mapping[str, Any] | None = None,
+    maps: bool = False,
+    seed: int = 0,
 ) -> list[inspection.Inspection]:
     """What each layer of a teacher would give as the feature layer, in calling order.
 
     Args:
         teacher: From `network` or `load`.
         targets: Settings that differ from the defaults of `config.TargetsConfig`.
+        maps: Whether to look at layers of feature maps where the network is so large
+            that it takes minutes or hours.
         seed: Of the soft labels that are drawn.
     """
     settings = configs.from_mapping(
         configs.TargetsConfig, dict(targets or {}), "targets"
     )
-    return inspection.inspect(settings, teacher, seed=seed)
+    layers, _ = inspection.choose_layers(settings, teacher, maps=maps)
+    return inspection.inspect(settings, teacher, layers, seed=seed)
 
 
 def run(

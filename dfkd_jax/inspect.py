@@ -4,7 +4,9 @@
 
 Takes the configs of `dfkd_jax.main`. Prints the network layer by layer; for each layer
 that can be `config.targets.feature_layer`, rank and conditioning of the correlation R
-of its units and the soft labels that come of it; and a recommendation. Reads no data.
+of its units and the soft labels that come of it; and a recommendation. Layers of
+feature maps, for which each soft label takes most of the network, are left out where
+the network is a large one: --maps takes them too, minutes or hours. Reads no data.
 """
 
 import dataclasses
@@ -18,6 +20,8 @@ from dfkd_jax.errors import ConfigError
 
 FLAGS = flags.FLAGS
 NUM_LABELS = 2_000
+AT_ONCE = 20  # Of these; a soft label takes `targets.candidates` feature maps.
+LARGE = 1e12  # Operations for the soft labels of a layer.
 RARE = 0.1  # Of its fair share: below, a class is drawn too seldom.
 
 
@@ -48,12 +52,51 @@ class Inspection:
     top: float
 
 
-def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
-    """What each layer would give that can be a feature layer, in calling order.
+def choose_layers(
+    targets: Any, teacher: Any, *, maps: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Layers that can be the feature layer, and the names of those left out.
 
     Args:
         targets: `config.TargetsConfig`; its `feature_layer` is passed over.
         teacher: `runtime.weights.TrainedNetwork`.
+        maps: Whether to take layers of feature maps if the network is a large one.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from dfkd_jax.methods import soft_targets
+    from dfkd_jax.models import network
+
+    def logits(images):
+        return network.logits(teacher.module, teacher.variables, images)
+
+    images = jnp.zeros((1, *teacher.description.image_shape))
+    cost = jax.jit(logits).lower(images).cost_analysis()
+    maps = maps or cost["flops"] * targets.candidates * NUM_LABELS <= LARGE
+    taken, left_out = {}, []
+    for name, layer in teacher.layers().items():
+        try:
+            asked = dataclasses.replace(targets, feature_layer=name)
+            soft_targets.find_feature_layer(asked, teacher)
+        except ConfigError:
+            continue  # Called twice, or without what these settings need.
+        if maps or len(layer.output_shape) == 1:
+            taken[name] = layer
+        else:
+            left_out.append(name)
+    return taken, left_out
+
+
+def inspect(
+    targets: Any, teacher: Any, layers: dict[str, Any], *, seed: int
+) -> list[Inspection]:
+    """What each of `layers` would give as the feature layer.
+
+    Args:
+        targets: `config.TargetsConfig`; its `feature_layer` is passed over.
+        teacher: `runtime.weights.TrainedNetwork`.
+        layers: From `choose_layers`.
         seed: Of the soft labels.
     """
     import jax
@@ -61,19 +104,16 @@ def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
     import numpy as np
 
     from dfkd_jax.methods import soft_targets
-    from dfkd_jax.runtime import rng
+    from dfkd_jax.runtime import progress, rng
     from dfkd_jax.targets import gaussian
 
-    found = []
     keys = rng.per_example(jax.random.key(seed), jnp.arange(NUM_LABELS))
-    for name, layer in teacher.layers().items():
-        try:
-            asked = dataclasses.replace(targets, feature_layer=name)
-            soft_targets.find_feature_layer(asked, teacher)
-        except ConfigError:
-            continue  # Called twice, or without what these settings need.
+
+    def look_at(name, layer):
+        asked = dataclasses.replace(targets, feature_layer=name)
         draw = soft_targets.make_targets(asked, teacher, layer)
-        labels = np.concatenate([draw(part) for part in np.split(keys, 10)])
+        parts = np.split(keys, NUM_LABELS // AT_ONCE)
+        labels = np.concatenate([draw(part) for part in parts])
         counts = np.bincount(labels.argmax(-1), minlength=labels.shape[1])
         entropy = -(labels * np.log(np.maximum(labels, 1e-30))).sum(-1).mean()
         kernel = soft_targets.find_kernel(asked, teacher, layer)
@@ -82,18 +122,22 @@ def inspect(targets: Any, teacher: Any, *, seed: int) -> list[Inspection]:
         )
         values = np.linalg.eigvalsh(np.asarray(gaussian.correlation(vectors)))
         values = values[values > values.max() * 1e-6]
-        found.append(
-            Inspection(
-                layer=name,
-                num_units=layer.num_units,
-                rank=len(values),
-                condition=float(values.max() / values.min()),
-                rarest=float(counts.min() / counts.mean()),
-                rarest_class=int(counts.argmin()),
-                effective_classes=float(np.exp(entropy)),
-                top=float(labels.max(-1).mean()),
-            )
+        return Inspection(
+            layer=name,
+            num_units=layer.num_units,
+            rank=len(values),
+            condition=float(values.max() / values.min()),
+            rarest=float(counts.min() / counts.mean()),
+            rarest_class=int(counts.argmin()),
+            effective_classes=float(np.exp(entropy)),
+            top=float(labels.max(-1).mean()),
         )
+
+    found = []
+    with progress.track("inspection", total=len(layers), done=0, unit="layers") as show:
+        for name, layer in layers.items():
+            found.append(look_at(name, layer))
+            show(len(found))
     return found
 
 
@@ -150,12 +194,13 @@ def main(argv: list[str]) -> int:
         console_kwargs={"force_terminal": False, "width": max(console.width, 110)},
     )
     progress.say(summary(images, **network.mode(teacher.module, train=False)))
-    found = inspect(settings.targets, teacher, seed=settings.seed)
-    if not found:
+    layers, left_out = choose_layers(settings.targets, teacher, maps=FLAGS.maps)
+    if not layers:
         raise ConfigError(
             f"No layer of {settings.teacher.name!r} can be a feature layer with these "
             "config.targets: it takes a layer with a kernel that is called once."
         )
+    found = inspect(settings.targets, teacher, layers, seed=settings.seed)
     table = Table(title="Feature layers, with config.targets as it is")
     table.add_column("layer", no_wrap=True)
     for heading in (
@@ -179,6 +224,11 @@ def main(argv: list[str]) -> int:
             f"{item.top:.2f}",
         )
     console.print(table)
+    if left_out:
+        progress.say(
+            f"Left out: {', '.join(left_out)}. Soft labels from their feature maps "
+            "take long in so large a network; --maps takes them too."
+        )
     progress.say(
         f"Recommended: {recommend(found, num_classes=names)}\n"
         "rank, condition: of the correlation R of the units; below full rank, the "
@@ -194,4 +244,5 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "config", None, "Config file of a distillation; required."
     )
+    flags.DEFINE_bool("maps", False, "Layers of feature maps, of a large network too.")
     command_line.run(main)

@@ -13,8 +13,8 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save_file
 from tiny_runs import fingerprint, read_transfer_set
 
-from dfkd_jax import api
-from dfkd_jax.config import NetworkConfig
+from dfkd_jax import api, inspect
+from dfkd_jax.config import NetworkConfig, TargetsConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
@@ -314,6 +314,16 @@ def test_inspection_from_python(teacher):
     assert all(1 <= item.effective_classes <= 10 for item in found.values())
     with pytest.raises(ConfigError, match="targets"):
         api.inspect(teacher, targets={"sigmas": 3})
+
+
+def test_inspection_of_a_large_network(teacher, monkeypatch):
+    """Feature maps are passed over, unless they are asked for."""
+    monkeypatch.setattr(inspect, "LARGE", 1.0)
+    assert [item.layer for item in api.inspect(teacher)] == ["hidden", "logits"]
+    asked = [item.layer for item in api.inspect(teacher, maps=True)]
+    assert asked == ["conv", "hidden", "logits"]
+    _, left_out = inspect.choose_layers(TargetsConfig(), teacher, maps=False)
+    assert left_out == ["conv"]
 
 
 def test_inspection(lab, folder, tmp_path):

@@ -16,6 +16,7 @@ from tiny_runs import checkpoint_steps, fingerprint, shards
 from dfkd_jax.runtime import weights
 from dfkd_jax.teachers import weights as teachers
 
+pytestmark = pytest.mark.slow
 CONFIG = "--config=configs/mnist.py:smoke"
 
 
