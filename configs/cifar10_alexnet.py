@@ -65,6 +65,9 @@ def _recipe(config: ConfigDict) -> None:
     config.targets.candidates = 64
     _synthesis(config.synthesis)
     _distillation(config)
+    # A student of another kind than the teacher starts from scratch: "random".
+    config.distillation.start = "teacher"
+    config.distillation.learning_rate = 3e-3
 
 
 def _synthesis(synthesis: ConfigDict) -> None:

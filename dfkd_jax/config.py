@@ -299,10 +299,13 @@ class DistillationConfig:
             mixing then).
         loss: "l1" or "l2" on logits, or "hinton" (tempered cross-entropy).
         temperature: τ of "hinton" and of stored labels.
+        start: What the student starts with: "random", or "teacher" if it is the
+            teacher, only narrower: a part of its units, fitted layer by layer to say
+            what they said.
         feature_layer: A layer that teacher and student both have, equally wide: the
             student learns the teacher's output there, too, and starts with the
             teacher's weights wherever it has some of the same name and shape. Empty:
-            it learns logits alone and starts from scratch.
+            it learns logits alone.
         feature_weight: Of the features' relative squared error, beside `loss`.
         class_balance: From 0, where every image counts the same, to 1, where every
             class of the teacher's answers does: changed images are often of few
@@ -335,6 +338,7 @@ class DistillationConfig:
     labels: str = "fresh"
     loss: str = "hinton"
     temperature: float = 4.0
+    start: str = "random"
     feature_layer: str = ""
     feature_weight: float = 1.0
     class_balance: float = 0.0
@@ -368,6 +372,7 @@ class DistillationConfig:
         _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
         _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
         _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
+        _one_of(f"{path}.start", self.start, ("random", "teacher"))
         _probability(
             self, path, "class_balance", "mixup", "cutmix", "flip", "mirror", "fill"
         )

@@ -11,18 +11,24 @@ from flax import linen as nn
 
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
+from dfkd_jax.distillation import start as starts
 from dfkd_jax.distillation import step as steps
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.models import network
 from dfkd_jax.runtime import (
     augmentation,
+    checkpoints,
     feed,
     optimisation,
+    progress,
     rng,
     training,
     weights,
     writers,
 )
+
+START_IMAGES = 16_000  # At most, and
+START_CHANGES = 4  # so many of each.
 
 
 class Source(Protocol):
@@ -102,14 +108,19 @@ def inherit(start: Any, variables: Any) -> Any:
     return weights.unflatten(chosen, source="The student")
 
 
-def check_feature_layer(
+def check_networks(
     config: DistillationConfig,
     *,
     teacher: nn.Module,
     student: nn.Module,
     image_shape: Any,
 ) -> None:
-    """Raises ConfigError where teacher and student do not have the layer alike."""
+    """Raises ConfigError where teacher and student are not as alike as they have to be.
+
+    That is, where the student starts with a part of the teacher, or learns features.
+    """
+    if config.start == "teacher":
+        starts.check(teacher=teacher, student=student, image_shape=image_shape)
     if not config.feature_layer:
         return
     shape = tuple(image_shape)
@@ -157,8 +168,7 @@ def distil(
         config: Settings of distillation.
         teacher: The teacher's linen module.
         variables: Its variables.
-        student: The student's linen module; starts from scratch, but for what
-            `inherit` gives it where features are learnt.
+        student: The student's linen module.
         source: The transfer set, or another source of images.
         image_shape: (height, width, channels).
         seed: Root of all keys.
@@ -166,14 +176,12 @@ def distil(
         stopwatch: Gets the seconds of checkpointed steps.
 
     Raises:
-        ConfigError: There is no such feature layer; see `check_feature_layer`.
+        ConfigError: Teacher and student are not alike; see `check_networks`.
         NonFiniteError: The loss became NaN or infinite.
         CheckpointError: A checkpoint cannot be restored.
         StorageError: A checkpoint cannot be written.
     """
-    check_feature_layer(
-        config, teacher=teacher, student=student, image_shape=image_shape
-    )
+    check_networks(config, teacher=teacher, student=student, image_shape=image_shape)
     root = rng.stream(jax.random.key(seed), "distillation")
     schedule = optimisation.warmup_then(
         config.schedule,
@@ -181,8 +189,18 @@ def distil(
         warmup_steps=config.warmup_steps,
         num_steps=config.num_steps,
     )
+    folder = workdir / "student"
+    augment = make_augment(config)
     start = network.init(student, rng.stream(root, "student"), image_shape)
-    if config.feature_layer:
+    if config.start == "teacher":
+        # A checkpoint would take its place.
+        if not checkpoints.exist(folder):
+            images = _some_images(source, augment, rng.stream(root, "start"))
+            progress.say(
+                f"Start: a part of the teacher, fitted on {len(images):,} images"
+            )
+            start = starts.part_of(teacher, variables, student, images)
+    elif config.feature_layer:
         start = inherit(start, variables)
     state = steps.create_state(
         student=student,
@@ -197,7 +215,7 @@ def distil(
     step = steps.make_step(
         student=student,
         teacher=teacher,
-        augment=make_augment(config),
+        augment=augment,
         loss=steps.make_loss(config.loss, temperature=config.temperature),
         stored_labels_temperature=(
             config.temperature if config.labels == "stored" else None
@@ -230,8 +248,16 @@ def distil(
         checkpoint_every=config.checkpoint_every,
         stage="distillation",
         learning_rate_key="config.distillation.learning_rate",
-        folder=workdir / "student",
+        folder=folder,
         workdir=workdir,
         stopwatch=stopwatch,
     )
     return jax.tree.map(np.asarray, {"params": state.params} | state.model_state)
+
+
+def _some_images(source, augment, key):
+    """Images of `source` as a step would change them, each several times if few."""
+    place = np.arange(min(START_IMAGES, START_CHANGES * len(source)))
+    images, _ = source.gather(place % len(source))
+    keys = rng.per_example(key, place)
+    return jax.jit(jax.vmap(augment))(keys, images, np.roll(images, 1, axis=0))

@@ -82,7 +82,7 @@ def make_student(task: Task) -> Made:
 
 def check_student(task: Task) -> None:
     """Raises ConfigError before synthesis rather than after it."""
-    distillation_loop.check_feature_layer(
+    distillation_loop.check_networks(
         task.config.distillation,
         teacher=task.teacher.module,
         student=task.student,

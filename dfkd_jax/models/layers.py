@@ -1,5 +1,6 @@
 """Layers that several networks share."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from dfkd_jax.errors import ConfigError
 from dfkd_jax.models.conv import conv_pool
 
 
@@ -81,6 +83,55 @@ class GlobalAverage(nn.Module):
     def __call__(self, images):
         """`[batch, height, width, channels]` to `[batch, channels]`."""
         return jnp.mean(images, axis=(1, 2))
+
+
+def linear(
+    layer: nn.Module, inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None
+) -> jax.Array:
+    """What a layer would say with another kernel and bias, before any pooling.
+
+    Args:
+        layer: `Conv`, `ConvPool`, or linen's `nn.Dense` or `nn.Conv`.
+        inputs: `[batch, …, inputs]`, as the layer gets them.
+        kernel: `[…, inputs, units]`, with any number of units.
+        bias: `[units]`, or None for none.
+
+    Returns:
+        `[places, units]`.
+
+    Raises:
+        ConfigError: It is another layer, or its kernel has groups or a mask.
+    """
+    params = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+    num_units = kernel.shape[-1]
+    match layer:
+        case nn.Dense() | nn.Conv(feature_group_count=1, mask=None):
+            changes = {"features": num_units, "use_bias": bias is not None}
+        case Conv():
+            changes = {"num_features": num_units, "use_bias": bias is not None}
+        case ConvPool():
+            changes = {"num_features": num_units, "pool": 1}
+            params.setdefault("bias", jnp.zeros(num_units))
+        case _:
+            raise ConfigError(
+                f"{layer.name!r} is a {type(layer).__name__} of a kind that cannot be "
+                "fitted by least squares"
+            )
+    # A copy that belongs to no network, since the call that `layer` is of may be over.
+    free = layer.clone(parent=None, name=None, **changes)
+    return free.apply({"params": params}, inputs).reshape(-1, num_units)
+
+
+def patches(layer: nn.Module, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[places, window · inputs]`, what the kernel is multiplied with; see `linear`.
+
+    `linear(layer, inputs, kernel, None)` is `patches @ kernel.reshape(-1, units)`.
+    """
+    if isinstance(layer, nn.Dense):
+        return inputs.reshape(-1, inputs.shape[-1])
+    shape = kernel.shape[:-1]
+    one_each = jnp.eye(math.prod(shape), dtype=kernel.dtype)
+    return linear(layer, inputs, one_each.reshape(*shape, -1), None)
 
 
 def batch_norm(*, train: bool, name: str) -> nn.BatchNorm:

@@ -207,6 +207,71 @@ def head(
         return logits(module, variables, blank)
 
 
+def inputs(
+    module: nn.Module, variables: Any, images: Any
+) -> dict[str, tuple[nn.Module, Any]]:
+    """Layers with a kernel by name: the module and what it gets, in evaluation mode."""
+    seen: dict[str, tuple[nn.Module, Any]] = {}
+
+    def look(call, arguments, keywords, context):
+        name = _name(context.module)
+        if _is_call(context) and "kernel" in lookup(variables["params"], name):
+            given = arguments[0] if arguments else next(iter(keywords.values()))
+            seen[name] = context.module, given
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(look):
+        logits(module, variables, images)
+    return seen
+
+
+def owners(
+    module: nn.Module, variables: Any, image_shape: tuple[int, int, int], names: Any
+) -> dict[str, str | None]:
+    """For each module, the last layer of `names` that was called up to it, or None."""
+    found: dict[str, str | None] = {}
+    last = None
+
+    def look(call, arguments, keywords, context):
+        nonlocal last
+        outputs = call(*arguments, **keywords)
+        if _is_call(context):
+            name = _name(context.module)
+            last = name if name in names else last
+            found.setdefault(name, last)
+        return outputs
+
+    _trace(module, variables, image_shape, look)
+    return found
+
+
+def bypassed(
+    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
+) -> str:
+    """The first layer without which logits still tell images apart; empty if none.
+
+    There, something goes round it: a skip connection, say.
+    """
+
+    def logits_without(layer, images):
+        def replace(call, arguments, keywords, context):
+            outputs = call(*arguments, **keywords)
+            if _is_call(context) and _name(context.module) == layer:
+                return jnp.zeros_like(outputs)
+            return outputs
+
+        with nn.intercept_methods(replace):
+            return logits(module, variables, images)
+
+    names = list(layers(module, variables, image_shape))
+    images = jax.random.normal(jax.random.key(0), (2, *image_shape))
+    found = jax.jit(lambda images: [logits_without(name, images) for name in names])
+    for name, (first, second) in zip(names, found(images), strict=True):
+        if (first != second).any():
+            return name
+    return ""
+
+
 def layers(
     module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
 ) -> dict[str, Layer]:
@@ -243,13 +308,7 @@ def layers(
             outputs_of[name] = outputs
         return outputs
 
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(look):
-        jax.eval_shape(
-            lambda variables, images: logits(module, variables, images),
-            variables,
-            images,
-        )
+    _trace(module, variables, image_shape, look)
     return _chain(found)
 
 
@@ -264,6 +323,17 @@ def lookup(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     for part in name.split("/"):
         tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
     return tree if isinstance(tree, Mapping) else {}
+
+
+def _trace(module, variables, image_shape, look):
+    """Calls the network on shapes alone, with an interceptor; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(look):
+        jax.eval_shape(
+            lambda variables, images: logits(module, variables, images),
+            variables,
+            images,
+        )
 
 
 def _kernel_layer(params, name, arguments, outputs, found):

@@ -63,6 +63,11 @@ def open_checkpoints(
     checkpointer.close()
 
 
+def exist(folder: pathlib.Path) -> bool:
+    """Whether there is a checkpoint for `restore_or`."""
+    return any(folder.glob(f"*/{SEAL}"))
+
+
 def save(
     checkpointer: ocp.training.Checkpointer,
     step: int,

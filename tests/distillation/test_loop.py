@@ -52,7 +52,7 @@ def make(name):
 
 
 def check(layer, student):
-    loop.check_feature_layer(
+    loop.check_networks(
         DistillationConfig(feature_layer=layer),
         teacher=make("lenet5"),
         student=make(student),

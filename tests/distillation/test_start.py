@@ -1,0 +1,189 @@
+"""A student that starts as a part of its teacher."""
+
+import custom_nets
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dfkd_jax.config import DistillationConfig
+from dfkd_jax.distillation import loop, start
+from dfkd_jax.errors import ConfigError
+from dfkd_jax.models import network, registry
+from dfkd_jax.models.alexnet import AlexNet
+from dfkd_jax.models.lenet import LeNet5
+from dfkd_jax.runtime import weights
+
+
+def alexnet(width):
+    """With `width` times two units in each layer."""
+    return AlexNet(conv_features=(2 * width,) * 5, dense_features=(2 * width,) * 2)
+
+
+def lenet(width):
+    return LeNet5(conv_features=(2 * width,) * 2, dense_features=(4 * width,) * 2)
+
+
+# A network `make(width)`, and the shape of its images.
+NETWORKS = {
+    "AlexNet": (alexnet, (32, 32, 3)),
+    "LeNet-5": (lenet, (28, 28, 1)),
+    "own": (lambda width: custom_nets.SmallCnn(width=width), (8, 8, 1)),
+    "own, nested": (lambda width: custom_nets.AllConvolutional(width=width), (8, 8, 1)),
+}
+
+
+def make(name, width, seed=0):
+    """A network with something in each of its variables, images, and its logits."""
+    build, shape = NETWORKS[name]
+    module = build(width)
+    rng = np.random.default_rng(seed)
+    variables = weights.flatten(network.init(module, jax.random.key(seed), shape))
+    variables = {
+        path: leaf + rng.uniform(0.05, 0.2, leaf.shape).astype(np.float32)
+        if leaf.ndim == 1
+        else np.asarray(leaf)
+        for path, leaf in variables.items()
+    }
+    images = rng.normal(size=(300, *shape)).astype(np.float32)
+    return module, weights.unflatten(variables, source="It"), images
+
+
+def logits(module, variables, images):
+    return np.asarray(
+        jax.jit(network.logits, static_argnums=0)(module, variables, images)
+    )
+
+
+def distance(one, other):
+    """As a share of the spread of `other` over the images."""
+    return np.sqrt(np.square(one - other).mean() / other.var(axis=0).mean())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
+    module, variables, images = make(name, 4)
+    found = start.part_of(module, variables, module, images)
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, variables)
+    answers = logits(module, found, images)
+    assert distance(answers, logits(module, variables, images)) < 1e-2
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
+    """But for local response normalisation, which sees neighbours."""
+    student, variables, images = make(name, 4)
+    teacher = NETWORKS[name][0](8)
+    shapes = weights.flatten(
+        jax.eval_shape(
+            lambda key: network.init(teacher, key, images.shape[1:]), jax.random.key(0)
+        )
+    )
+    doubled = {}
+    for path, leaf in weights.flatten(variables).items():
+        wanted = shapes[path].shape
+        for axis in range(leaf.ndim):
+            if wanted[axis] == leaf.shape[axis]:
+                continue
+            # Places of a flattened map stay apart: units are the last part of inputs.
+            leaf = np.repeat(leaf, 2, axis)
+            if axis == leaf.ndim - 2:
+                leaf = leaf / 2
+        doubled[path] = leaf
+    doubled = weights.unflatten(doubled, source="It")
+    found = start.part_of(teacher, doubled, student, images)
+    wanted = logits(teacher, doubled, images)
+    assert distance(logits(student, found, images), wanted) < 0.1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fitted_layers_are_nearer_than_cut_ones(name):
+    """To what the teacher says, on images that they were not fitted on."""
+    teacher, variables, images = make(name, 8)
+    student = NETWORKS[name][0](4)
+    found = start.part_of(teacher, variables, student, images[:200])
+    theirs, own = (
+        start.anatomy(module, images.shape[1:]) for module in (teacher, student)
+    )
+    flat = weights.flatten(variables)
+    kept = start.choose_units(teacher, flat, images[:200], theirs=theirs, own=own)
+    cut = weights.unflatten(start.cut(flat, kept, theirs=theirs, own=own), source="It")
+    new, answers = images[200:], logits(teacher, variables, images[200:])
+    errors = [
+        np.square(logits(student, each, new) - answers).mean() for each in (found, cut)
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_stand_ins_by_hand():
+    """Two pairs of twins, of which one pair hardly matters, and a unit by itself."""
+    features = np.random.default_rng(0).normal(size=(500, 3))
+    features = features[:, [0, 0, 1, 1, 2]] * np.array([1, 2, 3, 1, 2])
+    covariance = np.cov(features.T)
+    chosen = set(start.stand_ins(covariance, np.eye(5), number=2))
+    assert len(chosen & {0, 1}) == len(chosen & {2, 3}) == 1
+    costs = np.diag([1.0, 1.0, 1e-4, 1e-4, 1.0])
+    assert 4 in start.stand_ins(covariance, costs, number=2)
+    chosen = set(start.stand_ins(covariance, np.eye(5), number=3))
+    assert len(chosen & {0, 1}) == len(chosen & {2, 3}) == len(chosen & {4}) == 1
+    np.testing.assert_array_equal(
+        start.stand_ins(covariance, np.eye(5), number=5), np.arange(5)
+    )
+
+
+class Grouped(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, images):
+        hidden = nn.Conv(self.width, (3, 3), name="conv")(images)
+        hidden = nn.Conv(self.width, (3, 3), feature_group_count=2, name="grouped")(
+            nn.relu(hidden)
+        )
+        return nn.Dense(10, name="output")(hidden.mean((1, 2)))
+
+
+class Bypassed(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, images):
+        hidden = nn.Conv(self.width, (3, 3), name="conv_1")(images)
+        hidden += nn.Conv(self.width, (3, 3), name="conv_2")(nn.relu(hidden))
+        return nn.Dense(10, name="output")(hidden.mean((1, 2)))
+
+
+def registered(name):
+    return registry.create(name, num_classes=10, arguments={})
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "shape", "reason"),
+    [
+        (registered("lenet5_half"), registered("lenet5"), (28, 28, 1), "is wider"),
+        (registered("alexnet"), registered("resnet18"), (32, 32, 3), "are conv_1"),
+        (Grouped(8), Grouped(4), (8, 8, 1), "'grouped' is a Conv"),
+        (Bypassed(8), Bypassed(4), (8, 8, 1), "goes round 'conv_2'"),
+        (
+            custom_nets.SmallCnn(width=8),
+            custom_nets.SmallCnn(width=4, num_classes=9),
+            (8, 8, 1),
+            "the last one, is narrower",
+        ),
+        (
+            custom_nets.SmallCnn(width=8),
+            custom_nets.SmallCnn(width=4),
+            (8, 8, 1),
+            "",
+        ),
+    ],
+)
+def test_students_that_are_no_narrower_teachers(teacher, student, shape, reason):
+    config = DistillationConfig(start="teacher")
+    networks = {"teacher": teacher, "student": student, "image_shape": shape}
+    loop.check_networks(DistillationConfig(), **networks)
+    if not reason:
+        return loop.check_networks(config, **networks)
+    with pytest.raises(ConfigError, match="start='random'") as error:
+        loop.check_networks(config, **networks)
+    assert reason in str(error.value)
