@@ -2,10 +2,12 @@
 
 import functools
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -195,11 +197,13 @@ def distil(
     if config.start == "teacher":
         # A checkpoint would take its place.
         if not checkpoints.exist(folder):
+            started = time.monotonic()
             images = _some_images(source, augment, rng.stream(root, "start"))
             progress.say(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
             start = starts.part_of(teacher, variables, student, images)
+            stopwatch.add("distillation", time.monotonic() - started)
     elif config.feature_layer:
         start = inherit(start, variables)
     state = steps.create_state(
@@ -259,5 +263,5 @@ def _some_images(source, augment, key):
     """Images of `source` as a step would change them, each several times if few."""
     place = np.arange(min(START_IMAGES, START_CHANGES * len(source)))
     images, _ = source.gather(place % len(source))
-    keys = rng.per_example(key, place)
+    keys = rng.per_example(key, jnp.asarray(place))
     return jax.jit(jax.vmap(augment))(keys, images, np.roll(images, 1, axis=0))

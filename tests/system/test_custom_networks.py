@@ -257,6 +257,33 @@ def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.variables))
 
 
+def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsys):
+    """It is good before it has learnt anything; from a checkpoint it goes on."""
+    accuracies = {}
+    for start in ("random", "teacher"):
+        student = api.distil(
+            teacher,
+            custom_nets.SmallCnn(width=8),
+            workdir=tmp_path / start,
+            synthesis=TINY["synthesis"] | {"num_images": 200, "num_steps": 20},
+            distillation=TINY["distillation"]
+            | {"start": start, "learning_rate": 1e-6, "mixup": 0.0, "cutmix": 0.0},
+        )
+        accuracies[start] = api.evaluate(student, *digits.load()["test"])["accuracy"]
+    assert accuracies["teacher"] > accuracies["random"] + 0.3
+    assert (
+        "Start: a part of the teacher, fitted on 800 images" in capsys.readouterr().out
+    )
+    with pytest.raises(ConfigError, match="'conv' is wider in the student"):
+        api.distil(
+            teacher,
+            custom_nets.SmallCnn(width=17),
+            workdir=tmp_path / "wide",
+            distillation={"start": "teacher"},
+        )
+    assert not (tmp_path / "wide" / "transfer_set").exists()
+
+
 def test_python_api(teacher, folder, tmp_path, capsys):
     student = api.distil(
         teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
