@@ -22,6 +22,7 @@ from dfkd_jax.runtime import (
     checkpoints,
     feed,
     optimisation,
+    parallel,
     progress,
     rng,
     training,
@@ -203,6 +204,7 @@ def distil(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
             start = starts.part_of(teacher, variables, student, images)
+            start = parallel.of_the_first(start)
             stopwatch.add("distillation", time.monotonic() - started)
     elif config.feature_layer:
         start = inherit(start, variables)

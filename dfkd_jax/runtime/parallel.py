@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -157,6 +158,16 @@ def of_all_processes(tree: Any, *, split: bool) -> Any:
     if hosts.count() == 1:
         return tree
     return _on(jax.devices(), tree, split)
+
+
+def of_the_first(tree: Any) -> Any:
+    """What process 0 has, as NumPy arrays in every process.
+
+    Processes that compute the same need not get the same to the last bit.
+    """
+    if hosts.count() == 1:
+        return tree
+    return multihost_utils.broadcast_one_to_all(tree)
 
 
 def of_this_process(tree: Any, *, split: bool) -> Any:

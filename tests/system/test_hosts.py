@@ -96,19 +96,19 @@ def undisturbed(lab, tmp_path_factory):
     return pair, folder / "run"
 
 
+def assert_same_student(two, one, *, atol):
+    students = [weights.load(run / "student.safetensors")[0] for run in (two, one)]
+    found, expected = (traverse_util.flatten_dict(each, sep="/") for each in students)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, atol=atol, err_msg=name)
+
+
 def test_two_processes_make_what_one_makes(lab, undisturbed, tmp_path):
     runs = [undisturbed[1], tmp_path / "one"]
     lab.finish(runs[1], **FEW_STEPS)
     for mine, theirs in zip(*map(read_transfer_set, runs), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
-    two, one = (
-        traverse_util.flatten_dict(
-            weights.load(run / "student.safetensors")[0], sep="/"
-        )
-        for run in runs
-    )
-    for name, leaf in one.items():
-        np.testing.assert_allclose(two[name], leaf, atol=1e-4, err_msg=name)
+    assert_same_student(*runs, atol=1e-4)
 
 
 def test_two_processes_are_one_of_as_many_devices_to_the_last_bit(
@@ -116,6 +116,15 @@ def test_two_processes_are_one_of_as_many_devices_to_the_last_bit(
 ):
     lab.finish(tmp_path / "one", **FEW_STEPS | {"cpu_devices": 4})
     assert fingerprint(tmp_path / "one") == fingerprint(undisturbed[1])
+
+
+def test_a_start_that_is_fitted_is_that_of_one_process(lab, tmp_path):
+    changes = FEW_STEPS | {"distillation__start": "teacher"}
+    pair = start_pair(lab, tmp_path / "output", tmp_path / "two", **changes)
+    lab.finish(tmp_path / "one", **changes | {"cpu_devices": 4})
+    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
+    # Sums over many images are rounded as the number of devices has it.
+    assert_same_student(tmp_path / "two", tmp_path / "one", atol=1e-3)
 
 
 def test_process_0_alone_prints(undisturbed):
