@@ -1,10 +1,10 @@
 """A student that starts as a part of the teacher, where it is the same but narrower.
 
-Of each layer those units are kept that the next layer makes most of. Then, layer by
-layer, the kernel is fitted by least squares: from what the student's own layers before
-it say, it is to say what the teacher's kept units say, so that the kept ones stand in
-for the rest (He, Zhang and Sun, ICCV 2017, of channels that are pruned). The images are
-those that the student will learn from, so nothing else is needed.
+Of each layer those units are kept from which what the next one gets can best be told.
+Then, layer by layer, the kernel is fitted by least squares: from what the student's own
+layers say before it, it is to say what the teacher's kept units say, so that the kept
+ones stand in for the rest (He, Zhang and Sun, ICCV 2017, of channels that are pruned).
+The images are those that the student will learn from, so nothing else is needed.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from dfkd_jax.runtime import progress, weights
 
 AT_ONCE = 250  # Images.
 CONV_IMAGES = 1_000  # Each has many places to fit a convolution at.
-RIDGE = 1e-3  # Of the mean square of a layer's inputs.
+RIDGE = 1e-3  # Of the mean square of a layer's inputs: the pull of the old kernel.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,7 +204,7 @@ def fit(
     old = kernel.reshape(-1, kernel.shape[-1])
     if bias is not None:
         old = np.concatenate([old, bias[None]])
-    ridge = RIDGE * np.trace(squares) / len(squares)
+    ridge = RIDGE * np.trace(squares) / len(squares) + 1e-9
     change = np.linalg.solve(
         squares + ridge * np.eye(len(squares)), products - squares @ old
     )
