@@ -6,8 +6,8 @@ The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained 
 a GPU add `--config.compute_dtype=bfloat16`. The recipe is that of configs/mnist.py,
 changed for colour images and a teacher with BatchNorm, with a student that starts as a
 part of the teacher (docs/recipe.md has what was tried). docs/cost.md has the arithmetic
-of every variant, and the seconds that it should take. On two cores take fewer images and
-steps, as the run in docs/results.md:
+of every variant, and the seconds that it should take. On two cores take fewer images
+and steps, as the run in docs/results.md:
 
     --config.cpu_devices=2 --config.synthesis.num_images=16000
     --config.distillation.num_steps=10000

@@ -170,19 +170,21 @@ def cut(
 ) -> dict[str, Any]:
     """The student's variables by name: the teacher's, of the kept units alone."""
     before = dict(zip(theirs.layers, [None, *theirs.layers], strict=False))
+
+    def take(leaf, layer, axis):
+        units = theirs.layers[layer].num_units
+        # Flattened maps have the units of a place, place after place.
+        places = np.arange(leaf.shape[axis] // units)[:, None] * units
+        return leaf.take((places + kept[layer]).reshape(-1), axis)
+
     start = {}
-    for path in own.shapes:
+    for path, shape in own.shapes.items():
         leaf = np.asarray(variables[path])
         module = path.partition("/")[2].rpartition("/")[0]
         if module in theirs.layers and path.endswith("/kernel") and before[module]:
-            inputs = kept[before[module]]
-            units = theirs.layers[before[module]].num_units
-            # Flattened maps: the units of a place, place after place.
-            places = np.arange(leaf.shape[-2] // units)[:, None] * units
-            leaf = leaf.take((places + inputs).reshape(-1), axis=-2)
-        owner = theirs.owners.get(module)
-        if owner and leaf.ndim and leaf.shape[-1] == theirs.layers[owner].num_units:
-            leaf = leaf.take(kept[owner], axis=-1)
+            leaf = take(leaf, before[module], -2)
+        if leaf.shape != shape and theirs.owners.get(module):
+            leaf = take(leaf, theirs.owners[module], -1)
         start[path] = leaf
     return start
 

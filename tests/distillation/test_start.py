@@ -29,6 +29,7 @@ NETWORKS = {
     "AlexNet": (alexnet, (32, 32, 3)),
     "LeNet-5": (lenet, (28, 28, 1)),
     "own": (lambda width: custom_nets.SmallCnn(width=width), (8, 8, 1)),
+    "own, late": (lambda width: custom_nets.LateNorm(width=width), (8, 8, 1)),
     "own, nested": (lambda width: custom_nets.AllConvolutional(width=width), (8, 8, 1)),
 }
 

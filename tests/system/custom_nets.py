@@ -46,6 +46,20 @@ class AllConvolutional(nn.Module):
         return nn.Dense(self.num_classes)(x.mean((1, 2)))
 
 
+class LateNorm(nn.Module):
+    """A BatchNorm of flattened maps, and one before all else."""
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.BatchNorm(use_running_average=not train, name="first")(x)
+        x = nn.relu(nn.Conv(self.width, (3, 3), strides=2, name="conv")(x))
+        x = x.reshape(x.shape[0], -1)
+        x = nn.BatchNorm(use_running_average=not train, name="late")(x)
+        return nn.Dense(10, name="logits")(x)
+
+
 class Shared(nn.Module):
     """One layer called twice, and no word of training."""
 
