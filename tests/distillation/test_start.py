@@ -14,6 +14,8 @@ from dfkd_jax.models.alexnet import AlexNet
 from dfkd_jax.models.lenet import LeNet5
 from dfkd_jax.runtime import weights
 
+pytestmark = pytest.mark.slow
+
 
 def alexnet(width):
     """With `width` times two units in each layer."""
