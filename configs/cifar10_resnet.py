@@ -45,6 +45,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.teacher.weights = "runs/teacher_cifar10_resnet34/seed0/teacher.safetensors"
     config.student.network = "resnet18"
     config.student.arguments = {}  # It has no dropout to be turned off.
+    if "distillation" in config:
+        # Networks with skip connections cannot start as a part of the teacher.
+        config.distillation.start = "random"
     if "targets" in config:
         config.targets.feature_layer = "pool"
     if variant in CHANGES:
@@ -58,7 +61,6 @@ def _recipe(config: ConfigDict) -> None:
     config.synthesis.images_per_device = 256
     config.synthesis.num_steps = 500
     config.synthesis.batch_norm = 0.05  # AlexNet's, spread over seven times the layers.
-    config.distillation.start = "random"  # What is bypassed has no part to begin with.
     _distillation(config.distillation)
 
 
@@ -71,7 +73,6 @@ def _distillation(distillation: ConfigDict) -> None:
 
 
 def _smoke(config: ConfigDict) -> None:
-    config.distillation.start = "random"
     config.synthesis.num_images = 16
     config.synthesis.images_per_device = 4
     config.synthesis.num_steps = 4

@@ -258,7 +258,7 @@ def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
 
 
 def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsys):
-    """It is good before it has learnt anything; from a checkpoint it goes on."""
+    """It is good before it has learnt anything; one that cannot is refused at once."""
     accuracies = {}
     for start in ("random", "teacher"):
         student = api.distil(
