@@ -69,6 +69,23 @@ def test_killed_in_every_stage(lab, finished_workdir, tmp_path):
     assert fingerprint(workdir) == fingerprint(finished_workdir)
 
 
+def test_killed_while_a_part_of_the_teacher_is_fitted_and_after(lab, tmp_path):
+    """It is fitted where there is no checkpoint, and not again."""
+    undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
+    changes = {"distillation__start": "teacher"}
+    command = lab.finish(undisturbed, **changes)
+    assert "fitted on" in command.stdout
+    moments = (
+        lambda: len(shards(workdir)) == 2 * NUM_SHARDS,
+        lambda: checkpoint_steps(workdir / "student"),
+    )
+    for moment in moments:
+        lab.start(workdir, **changes).kill_when(moment)
+    assert not (workdir / "student.safetensors").exists()
+    assert "fitted on" not in lab.finish(workdir, **changes).stdout
+    assert fingerprint(workdir) == fingerprint(undisturbed)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random(lab, finished_workdir, tmp_path, seed):
     workdir = tmp_path / "run"
