@@ -4,7 +4,8 @@
     python -m benchmarks.cost --check
 
 Writes the tables of docs/cost.md, all of which are calculated from the networks and the
-configs but for those that are called measured: these are read from benchmarks/results/.
+configs but for those that are called measured: these are read from benchmarks/results/
+and results/.
 `--check` writes nothing and fails where a table is out of date.
 
 Nothing is trained and no image made: about 20 seconds on two cores.
@@ -20,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from benchmarks import measure
 from benchmarks.cases import STUDENTS
@@ -36,6 +38,7 @@ from dfkd_jax.runtime import progress, weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cost.md"
+RESULTS = ROOT / "results"
 MEASURED = ROOT / "benchmarks" / "results" / "synthesis-cpu.json"
 SHAPE = (32, 32, 3)
 # What a network is assumed to reach of a machine's peak; the CPU's is in MEASURED.
@@ -100,7 +103,7 @@ def operations(config: Any) -> dict[str, float]:
     """Of every stage of a run. Soft labels, augmentation and evaluation add little.
 
     Args:
-        config: Of any kind.
+        config: Of any kind, or what `results.json` says of one.
     """
     if hasattr(config, "num_epochs"):
         _, start, stop = datasets.spec(config.data.dataset).bounds("train")
@@ -112,7 +115,7 @@ def operations(config: Any) -> dict[str, float]:
     )
     if hasattr(config, "generator"):
         # The generator is trained through the teacher, which the student asks no more.
-        made = generator(config.generator.latent_size, config.generator.features)
+        made = generator(config.generator.latent_size, tuple(config.generator.features))
         per_image = (
             measure.training_operations(made)
             + measure.synthesis_operations(teacher)
@@ -276,6 +279,38 @@ def table_of_runs() -> str:
     )
 
 
+def table_of_made() -> str:
+    """Runs with committed results: what a stage should have taken, and what it took."""
+    rows = []
+    for path in sorted(RESULTS.glob("cifar10_*/*/seed0.json")):
+        run = json.loads(path.read_text())
+        for stage, count in operations(ConfigDict(run["config"])).items():
+            if not count:
+                continue
+            calculated, took = count / (CPU_SHARE * cpu_peak()), run["seconds"][stage]
+            rows.append(
+                (
+                    f"`{path.parent.relative_to(RESULTS).as_posix()}`",
+                    stage,
+                    _quadrillions(count),
+                    progress.duration(calculated),
+                    progress.duration(took),
+                    f"{took / calculated:.2f}",
+                )
+            )
+    return markdown(
+        (
+            "results",
+            "stage",
+            "operations, 10¹⁵",
+            "calculated",
+            "measured",
+            "measured ÷ calculated",
+        ),
+        rows,
+    )
+
+
 def machines() -> str:
     """What the seconds are calculated with."""
     return markdown(
@@ -308,6 +343,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "machines": machines,
     "checks": table_of_checks,
     "runs": table_of_runs,
+    "made": table_of_made,
 }
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import math
 import os
 import pathlib
 import statistics
@@ -10,11 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from dfkd_jax.models import network
+from dfkd_jax.models.layers import linear
 from dfkd_jax.runtime import files, parallel, progress, workdir
 
 RUNS = 7
@@ -127,7 +130,6 @@ def matmul(*, size: int) -> tuple[Callable[[], Any], float]:
     that is TF32, as it is for the networks. To be a rival of `alternate`, so that the
     peak is that of the same minutes.
     """
-    import jax
 
     def products(_, matrix):
         return jax.lax.scan(
@@ -150,12 +152,17 @@ def multiply_adds(module: Any, variables: Any, image_shape: Any) -> list[int]:
 
     Winograd's and the like count as what they replace; everything else is left out.
     """
-    return [
-        layer.calls
-        * int(np.prod(layer.output_shape[:-1], dtype=np.int64))
-        * int(np.prod(layer.kernel_shape, dtype=np.int64))
-        for layer in network.layers(module, variables, image_shape).values()
-    ]
+    counts = []
+
+    def look(variables, images):
+        for name, given in network.inputs(module, variables, images).items():
+            kernel = network.lookup(variables["params"], name)["kernel"]
+            places = len(linear(*given, kernel, None))  # Before any pooling.
+            counts.append(places * math.prod(kernel.shape))
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    jax.eval_shape(look, variables, images)
+    return counts
 
 
 def synthesis_operations(teacher: Sequence[int]) -> int:

@@ -5,9 +5,9 @@
 The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained it. For
 a GPU add `--config.compute_dtype=bfloat16`. The recipe is that of configs/mnist.py,
 changed for colour images and a teacher with BatchNorm, with a student that starts as a
-part of the teacher (docs/recipe.md has what was tried). docs/cost.md has the arithmetic
-of every variant, and the seconds that it should take. On two cores take fewer images
-and steps, as the run in docs/results.md:
+part of the teacher (docs/recipe.md has what was tried). In `:scratch` it does not.
+docs/cost.md has the arithmetic of every variant, and the seconds that it should take.
+On two cores take fewer images and steps, as the run in docs/results.md:
 
     --config.cpu_devices=2 --config.synthesis.num_images=16000
     --config.distillation.num_steps=10000
@@ -61,14 +61,19 @@ def get_config(variant: str = "default") -> ConfigDict:
 
 
 def _recipe(config: ConfigDict) -> None:
+    _from_scratch(config)
+    # A student of another kind than the teacher starts from scratch: "random".
+    config.distillation.start = "teacher"
+    config.distillation.learning_rate = 3e-3
+
+
+def _from_scratch(config: ConfigDict) -> None:
+    """The recipe with a student that has nothing of the teacher's weights."""
     config.targets.feature_layer = "dense_2"
     config.targets.sigma = 8.0
     config.targets.candidates = 64
     _synthesis(config.synthesis)
     _distillation(config)
-    # A student of another kind than the teacher starts from scratch: "random".
-    config.distillation.start = "teacher"
-    config.distillation.learning_rate = 3e-3
 
 
 def _synthesis(synthesis: ConfigDict) -> None:
@@ -247,8 +252,8 @@ def _deep_inversion(config: ConfigDict) -> None:
 
 
 def _noise(config: ConfigDict) -> None:
-    """White noise with the teacher's answers about it; the student of the recipe."""
-    _recipe(config)
+    """White noise with the teacher's answers about it; a student from scratch."""
+    _from_scratch(config)
     config.synthesis.num_steps = 0
     _no_prior(config.synthesis)
     config.synthesis.init = "normal"  # The kind of noise is inferred.
@@ -281,6 +286,7 @@ def _kd(config: ConfigDict) -> None:
 
 VARIANTS = {
     "default": ("distillation", _recipe),
+    "scratch": ("distillation", _from_scratch),
     "smoke": ("distillation", _smoke),
     "paper": ("distillation", _paper),
     "zskd": ("distillation", _zskd),

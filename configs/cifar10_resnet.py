@@ -33,12 +33,17 @@ import runpy
 
 from ml_collections import ConfigDict
 
+from dfkd_jax.config import unknown_variant
+
 ALEXNET = runpy.run_path(str(pathlib.Path(__file__).with_name("cifar10_alexnet.py")))
-VARIANTS = ALEXNET["VARIANTS"]
+VARIANTS = dict(ALEXNET["VARIANTS"])
+del VARIANTS["scratch"]  # As all students here start.
 
 
 def get_config(variant: str = "default") -> ConfigDict:
     """The recipe, or a variant of it."""
+    if variant not in VARIANTS:
+        raise unknown_variant(variant, tuple(VARIANTS))
     config = ALEXNET["get_config"](variant)
     config.name = config.name.replace("alexnet", "resnet", 1)
     config.teacher.network = "resnet34"

@@ -167,7 +167,8 @@ def distil(
 
     Args:
         teacher: From `network` or `load`.
-        student: Linen module, or the name of one ("lenet5_half"); starts from scratch.
+        student: Linen module, or the name of one ("lenet5_half"). It starts from
+            scratch but for `distillation={"start": "teacher"}`.
         workdir: Everything goes here; one a teacher, student and settings.
         seed: Of everything random.
         targets: Settings that differ from the defaults of `config.TargetsConfig`.

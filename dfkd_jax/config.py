@@ -91,6 +91,14 @@ class NetworkConfig:
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for a network that cannot be."""
+        if path == "student":
+            for key in ("weights", "mapping", "image_shape", "mean", "std"):
+                _require(
+                    not getattr(self, key),
+                    f"{path}.{key}",
+                    getattr(self, key),
+                    f"only the teacher has it (config.teacher.{key})",
+                )
         if self.module:
             _require(
                 all(self.module.partition(":")),

@@ -72,7 +72,7 @@ def run(
             arguments=config.student.arguments,
         )
     _check_student(student, description)
-    method.check(config, teacher)
+    method.check(config, teacher, student)
     settings = dataclasses.asdict(config)
     # What evaluation reads may change between two starts; real images that are learnt
     # from may not.

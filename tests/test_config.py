@@ -337,6 +337,16 @@ STORED = {
             {"teacher.weights": ""},
             ["config.teacher.weights=''", "name shipped weights"],
         ),
+        *(
+            ({f"student.{key}": value}, [f"config.student.{key}=", f"teacher.{key}"])
+            for key, value in {
+                "weights": "student.safetensors",
+                "mapping": "mapping.json",
+                "image_shape": (8, 8, 1),
+                "mean": (0.5,),
+                "std": (0.5,),
+            }.items()
+        ),
         (
             {"teacher.module": "nets"},
             ["config.teacher.module='nets'", "package.module:Class"],

@@ -7,6 +7,7 @@ alike, with strong features; the student learns the teacher's answers about them
 import functools
 
 import optax
+from flax import linen as nn
 
 from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DaflConfig
@@ -15,8 +16,11 @@ from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.runtime import optimisation, weights
 
 
-def check(config: DaflConfig, teacher: weights.TrainedNetwork) -> None:
+def check(
+    config: DaflConfig, teacher: weights.TrainedNetwork, student: nn.Module
+) -> None:
     """Raises ConfigError where the settings do not suit the teacher or the devices."""
+    del student  # Any will do.
     _find_layer(config, teacher)
     game.check(config)
 

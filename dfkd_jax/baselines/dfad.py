@@ -7,6 +7,7 @@ game about the difference of the student's answers and the teacher's.
 import functools
 
 import optax
+from flax import linen as nn
 
 from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DfadConfig
@@ -14,9 +15,11 @@ from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.runtime import weights
 
 
-def check(config: DfadConfig, teacher: weights.TrainedNetwork) -> None:
+def check(
+    config: DfadConfig, teacher: weights.TrainedNetwork, student: nn.Module
+) -> None:
     """Raises ConfigError where the settings do not suit the devices."""
-    del teacher  # Any will do.
+    del teacher, student  # Any will do.
     game.check(config)
 
 

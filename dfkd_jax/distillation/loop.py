@@ -23,6 +23,7 @@ from dfkd_jax.runtime import (
     feed,
     optimisation,
     parallel,
+    precision,
     progress,
     rng,
     training,
@@ -161,6 +162,7 @@ def distil(
     student: nn.Module,
     source: Source,
     image_shape: Any,
+    compute_dtype: str,
     seed: int,
     workdir: pathlib.Path,
     stopwatch: writers.Stopwatch,
@@ -168,23 +170,22 @@ def distil(
     """The student's variables after the last step.
 
     Args:
-        config: Settings of distillation.
+        config: Settings of distillation; `check_networks` has passed them.
         teacher: The teacher's linen module.
         variables: Its variables.
         student: The student's linen module.
         source: The transfer set, or another source of images.
         image_shape: (height, width, channels).
+        compute_dtype: Of steps: "float32" or "bfloat16".
         seed: Root of all keys.
         workdir: For checkpoints (`student/`) and `metrics.jsonl`.
         stopwatch: Gets the seconds of checkpointed steps.
 
     Raises:
-        ConfigError: Teacher and student are not alike; see `check_networks`.
         NonFiniteError: The loss became NaN or infinite.
         CheckpointError: A checkpoint cannot be restored.
         StorageError: A checkpoint cannot be written.
     """
-    check_networks(config, teacher=teacher, student=student, image_shape=image_shape)
     root = rng.stream(jax.random.key(seed), "distillation")
     schedule = optimisation.warmup_then(
         config.schedule,
@@ -208,6 +209,9 @@ def distil(
             stopwatch.add("distillation", time.monotonic() - started)
     elif config.feature_layer:
         start = inherit(start, variables)
+    teacher, student = (
+        precision.compute_in(module, compute_dtype) for module in (teacher, student)
+    )
     state = steps.create_state(
         student=student,
         variables=start,

@@ -2,8 +2,8 @@
 
 A method is a module with
 
-    check(config, teacher)      raises ConfigError before anything is written
-    make_student(task)          what was finished before is kept; returns a `task.Made`
+    check(config, teacher, student)  raises ConfigError before anything is written
+    make_student(task)               returns a `task.Made`; what was finished is kept
 
 and, where it reads real data, `real_data(config)`: what it reads, in words.
 """

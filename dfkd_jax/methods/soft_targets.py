@@ -15,8 +15,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from dfkd_jax.config import ExperimentConfig, SynthesisConfig, TargetsConfig
+from dfkd_jax.config import (
+    DistillationConfig,
+    ExperimentConfig,
+    SynthesisConfig,
+    TargetsConfig,
+)
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.methods.task import Made, Task
@@ -28,13 +34,13 @@ from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.targets import dirichlet, gaussian, one_hot
 
 
-def check(config: ExperimentConfig, teacher: weights.TrainedNetwork) -> None:
-    """Raises ConfigError where the settings do not suit the teacher or the devices."""
+def check(
+    config: ExperimentConfig, teacher: weights.TrainedNetwork, student: nn.Module
+) -> None:
+    """Raises ConfigError where the settings do not suit the networks or the devices."""
     find_feature_layer(config.targets, teacher)
     check_priors(config.synthesis, teacher)
-    parallel.check_devices(
-        config.distillation.batch_size, setting="config.distillation.batch_size"
-    )
+    check_distillation(config.distillation, teacher, student)
 
 
 def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) -> None:
@@ -50,18 +56,33 @@ def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) ->
         )
 
 
+def check_distillation(
+    distillation: DistillationConfig,
+    teacher: weights.TrainedNetwork,
+    student: nn.Module,
+) -> None:
+    """Raises ConfigError where the student cannot learn from the teacher as asked."""
+    parallel.check_devices(
+        distillation.batch_size, setting="config.distillation.batch_size"
+    )
+    distillation_loop.check_networks(
+        distillation,
+        teacher=teacher.module,
+        student=student,
+        image_shape=teacher.description.image_shape,
+    )
+
+
 def make_student(task: Task) -> Made:
     """The student; see above.
 
     Raises:
-        ConfigError: The student does not suit the settings.
         NonFiniteError: A loss or an image became NaN or infinite.
         CheckpointError: What is in the work directory is damaged or foreign.
         StorageError: The work directory cannot be written.
     """
     started = time.monotonic()
     config = task.config
-    check_student(task)
     feature_layer = find_feature_layer(config.targets, task.teacher)
     draw_labels = make_targets(config.targets, task.teacher, feature_layer)
     transfer_set = open_transfer_set(
@@ -78,16 +99,6 @@ def make_student(task: Task) -> Made:
     if hosts.is_first():
         _keep_soft_labels(task, feature_layer)
     return Made(variables=variables, facts=facts(feature_layer.name, transfer_set))
-
-
-def check_student(task: Task) -> None:
-    """Raises ConfigError before synthesis rather than after it."""
-    distillation_loop.check_networks(
-        task.config.distillation,
-        teacher=task.teacher.module,
-        student=task.student,
-        image_shape=task.description.image_shape,
-    )
 
 
 def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
@@ -197,11 +208,12 @@ def distil(
         )
         return distillation_loop.distil(
             config.distillation,
-            teacher=precision.compute_in(task.teacher.module, config.compute_dtype),
+            teacher=task.teacher.module,
             variables=task.teacher.variables,
-            student=precision.compute_in(task.student, config.compute_dtype),
+            student=task.student,
             source=source,
             image_shape=task.description.image_shape,
+            compute_dtype=config.compute_dtype,
             seed=config.seed,
             workdir=task.workdir,
             stopwatch=task.stopwatch,

@@ -17,7 +17,7 @@ class Task:
     Attributes:
         config: Settings of the method.
         teacher: What the student learns from.
-        student: Linen module; starts from scratch.
+        student: Linen module; what it starts as is the method's affair.
         description: Of the student.
         class_names: One a class.
         workdir: Everything goes here.

@@ -19,22 +19,24 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         """`[batch, height, width, channels]` to the same, `stride` times smaller."""
-        hidden = Conv(
-            self.num_features, stride=self.stride, use_bias=False, name="conv_1"
-        )(images)
-        hidden = nn.relu(batch_norm(train=train, name="bn_1")(hidden))
-        hidden = Conv(self.num_features, use_bias=False, name="conv_2")(hidden)
-        hidden = batch_norm(train=train, name="bn_2")(hidden)
-        if images.shape != hidden.shape:
-            images = Conv(
+        shortcut = images
+        # Before the others, so that the layer called last is the last 3×3 convolution.
+        if self.stride > 1 or images.shape[-1] != self.num_features:
+            shortcut = Conv(
                 self.num_features,
                 kernel_size=1,
                 stride=self.stride,
                 use_bias=False,
                 name="shortcut_conv",
             )(images)
-            images = batch_norm(train=train, name="shortcut_bn")(images)
-        return nn.relu(hidden + images)
+            shortcut = batch_norm(train=train, name="shortcut_bn")(shortcut)
+        hidden = Conv(
+            self.num_features, stride=self.stride, use_bias=False, name="conv_1"
+        )(images)
+        hidden = nn.relu(batch_norm(train=train, name="bn_1")(hidden))
+        hidden = Conv(self.num_features, use_bias=False, name="conv_2")(hidden)
+        hidden = batch_norm(train=train, name="bn_2")(hidden)
+        return nn.relu(hidden + shortcut)
 
 
 class ResNet(nn.Module):

@@ -37,6 +37,19 @@ def test_operations_by_hand():
     )
 
 
+def test_operations_of_known_networks():
+    """Pooling after a convolution saves none; pooling alone has none."""
+    counts, _ = cost.counted(registry.create("lenet5"), (28, 28, 1))
+    convolutions = (28 * 28 * 25 * 6, 10 * 10 * 25 * 6 * 16)
+    assert counts == (*convolutions, 400 * 120, 120 * 84, 84 * 10)
+    # A stem and four alike in the first stage; five of the same cost in each later one,
+    # but for half of the first, and a shortcut of a ninth of that.
+    one = 32 * 32 * 9 * 64 * 64
+    later = 3 * one + one // 2 + one // 2 // 9
+    expected = 32 * 32 * 9 * 3 * 64 + 4 * one + 3 * later + 512 * 10
+    assert sum(cost.network("resnet18")[0]) == expected == 555_422_720
+
+
 @pytest.mark.parametrize("name", ["lenet5", *LARGE])
 def test_operations_are_those_of_the_measurements(name):
     shape = (28, 28, 1) if name == "lenet5" else cost.SHAPE

@@ -12,7 +12,7 @@ from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import network, registry
 from dfkd_jax.models.alexnet import AlexNet
 from dfkd_jax.models.lenet import LeNet5
-from dfkd_jax.runtime import weights
+from dfkd_jax.runtime import weights, writers
 
 pytestmark = pytest.mark.slow
 
@@ -190,3 +190,40 @@ def test_students_that_are_no_narrower_teachers(teacher, student, shape, reason)
     with pytest.raises(ConfigError, match="start='random'") as error:
         loop.check_networks(config, **networks)
     assert reason in str(error.value)
+
+
+def test_a_start_is_fitted_in_float32_whatever_steps_compute_in(tmp_path):
+    teacher, variables, images = make("own", 8)
+
+    class Source:
+        def __len__(self):
+            return len(images)
+
+        def gather(self, indices):
+            return images[indices], np.full((len(indices), 10), 0.1, np.float32)
+
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        (tmp_path / dtype).mkdir()
+        found[dtype] = loop.distil(
+            DistillationConfig(
+                start="teacher",
+                num_steps=1,
+                batch_size=8,
+                warmup_steps=0,
+                learning_rate=1e-9,
+            ),
+            teacher=teacher,
+            variables=variables,
+            student=NETWORKS["own"][0](4),
+            source=Source(),
+            image_shape=images.shape[1:],
+            compute_dtype=dtype,
+            seed=0,
+            workdir=tmp_path / dtype,
+            stopwatch=writers.Stopwatch(tmp_path / dtype / "seconds.json"),
+        )
+    params = [each["params"] for each in found.values()]
+    for one, other in zip(*map(jax.tree.leaves, params), strict=True):
+        assert one.dtype == other.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=1e-6)

@@ -77,17 +77,23 @@ def test_what_follows_a_layer():
     assert layers["first/Conv_0"].next_layer == "second/Conv_0"
 
 
-def test_a_pooling_module_is_a_layer_with_the_kernel_of_what_it_pools():
-    module = registry.create("resnet18")
-    shapes, _ = weights.trace(module, (32, 32, 3), network="resnet18")
+@pytest.mark.parametrize(
+    ("name", "width"),
+    # The last block of the second has a shortcut with a kernel of its own.
+    [("resnet18", 512), ("resnet10_narrow", 128)],
+)
+def test_a_pooling_module_is_a_layer_with_the_kernel_of_what_it_pools(name, width):
+    module = registry.create(name)
+    shapes, _ = weights.trace(module, (32, 32, 3), network=name)
     layers = network.layers(module, shapes, (32, 32, 3))
     *_, last_convolution, pool, output = layers.values()
     assert (pool.name, output.name) == ("pool", "output")
-    assert pool.output_shape == (512,)
+    assert pool.output_shape == (width,)
     assert pool.kernel_layer == last_convolution.name
-    assert pool.kernel_shape == last_convolution.kernel_shape == (3, 3, 512, 512)
+    assert pool.kernel_shape == last_convolution.kernel_shape == (3, 3, width, width)
     assert pool.next_layer == last_convolution.next_layer == "output"
     assert last_convolution.batch_norm
+    assert last_convolution.name.endswith("conv_2")
     assert network.penultimate(layers) == "pool"
 
 

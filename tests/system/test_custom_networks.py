@@ -281,7 +281,7 @@ def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsy
             workdir=tmp_path / "wide",
             distillation={"start": "teacher"},
         )
-    assert not (tmp_path / "wide" / "transfer_set").exists()
+    assert not (tmp_path / "wide").exists()
 
 
 def test_python_api(teacher, folder, tmp_path, capsys):

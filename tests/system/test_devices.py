@@ -101,6 +101,7 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
         student=registry.create("lenet5_half", num_classes=10),
         source=_Noise(),
         image_shape=(28, 28, 1),
+        compute_dtype="float32",
         seed=0,
         workdir=pathlib.Path(tmp_path),
         stopwatch=writers.Stopwatch(tmp_path / "seconds.json"),

@@ -18,6 +18,10 @@ from dfkd_jax.teachers import weights as teachers
 
 pytestmark = pytest.mark.slow
 CONFIG = "--config=configs/mnist.py:smoke"
+OTHER_STUDENT = (
+    "--config.student.network=resnet10_narrow",
+    "--config.distillation.start=teacher",
+)
 
 
 def _assert_error(lab, command, status, *phrases):
@@ -86,13 +90,33 @@ def _assert_error(lab, command, status, *phrases):
             ],
             ["config.distillation.batch_size=7", "2 devices"],
         ),
+        (
+            [CONFIG, *OTHER_STUDENT],
+            ["config.distillation.start='teacher'", "start='random'"],
+        ),
     ],
 )
 def test_settings(lab, tmp_path, arguments, phrases):
+    """Refused before anything is written, so that the remedy is not refused, too."""
     workdir = tmp_path / "run"
     command = lab.runner.start("main", f"--workdir={workdir}", *arguments)
     _assert_error(lab, command, 2, *phrases)
-    assert not (workdir / "transfer_set").exists()
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("variant", ["kd", "metadata"])
+def test_settings_where_real_data_is_read(
+    lab, prepared_training_data, tmp_path, variant
+):
+    command = lab.runner.start(
+        "main",
+        f"--config=configs/mnist.py:{variant}",
+        f"--config.data.dir={prepared_training_data}",
+        f"--workdir={tmp_path / 'run'}",
+        *OTHER_STUDENT,
+    )
+    _assert_error(lab, command, 2, "config.distillation.start='teacher'")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ Kimura et al., 2018, without the pseudo examples that they optimise besides).
 
 import time
 
+from flax import linen as nn
+
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import RealDataConfig
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.runtime import parallel, weights
+from dfkd_jax.runtime import weights
 
 
 def real_data(config: RealDataConfig) -> str:
@@ -25,12 +27,11 @@ def real_data(config: RealDataConfig) -> str:
     return f"{what} with the teacher's answers"
 
 
-def check(config: RealDataConfig, teacher: weights.TrainedNetwork) -> None:
-    """Raises ConfigError where the settings do not suit the devices."""
-    del teacher  # Any will do.
-    parallel.check_devices(
-        config.distillation.batch_size, setting="config.distillation.batch_size"
-    )
+def check(
+    config: RealDataConfig, teacher: weights.TrainedNetwork, student: nn.Module
+) -> None:
+    """Raises ConfigError where the settings do not suit the networks or the devices."""
+    soft_targets.check_distillation(config.distillation, teacher, student)
 
 
 def make_student(task: Task) -> Made:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import MetadataConfig
@@ -22,7 +23,7 @@ from dfkd_jax.errors import CheckpointError
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.models import network as networks
-from dfkd_jax.runtime import files, hosts, parallel, progress, weights
+from dfkd_jax.runtime import files, hosts, progress, weights
 from dfkd_jax.targets import gaussian
 
 BATCH_SIZE = 1_000
@@ -36,20 +37,19 @@ def real_data(config: MetadataConfig) -> str:
     )
 
 
-def check(config: MetadataConfig, teacher: weights.TrainedNetwork) -> None:
-    """Raises ConfigError where the settings do not suit the teacher or the devices."""
+def check(
+    config: MetadataConfig, teacher: weights.TrainedNetwork, student: nn.Module
+) -> None:
+    """Raises ConfigError where the settings do not suit the networks or the devices."""
     _find_layer(config, teacher)
     soft_targets.check_priors(config.synthesis, teacher)
-    parallel.check_devices(
-        config.distillation.batch_size, setting="config.distillation.batch_size"
-    )
+    soft_targets.check_distillation(config.distillation, teacher, student)
 
 
 def make_student(task: Task) -> Made:
     """The student; statistics are recorded once and kept in `statistics.npz`.
 
     Raises:
-        ConfigError: The student does not suit the settings.
         DataUnavailableError: The real images cannot be had.
         NonFiniteError: A loss or an image became NaN or infinite.
         CheckpointError: What is in the work directory is damaged or foreign.
@@ -57,7 +57,6 @@ def make_student(task: Task) -> Made:
     """
     started = time.monotonic()
     config, teacher = task.config, task.teacher
-    soft_targets.check_student(task)
     layer = _find_layer(config, teacher)
     mean, covariance = _recorded(task, layer)
     normal = gaussian.Normal(
