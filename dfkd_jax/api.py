@@ -142,7 +142,8 @@ def run(
     """
     values = command_line.read_config(config).to_dict()
     for key, value in changes.items():
-        values[key] = values[key] | value if isinstance(value, Mapping) else value
+        section = values.get(key) or {}
+        values[key] = section | value if isinstance(value, Mapping) else value
     settings = configs.parse(values)
     if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
@@ -190,12 +191,7 @@ def distil(
         {
             "name": "distil",
             "seed": seed,
-            "teacher": {
-                "module": teacher.description.network
-                if ":" in teacher.description.network
-                else "",
-                "weights": TEACHER,
-            },
+            "teacher": _of_description(teacher.description) | {"weights": TEACHER},
             "student": network_of,
             "targets": dict(targets or {}),
             "synthesis": dict(synthesis or {}),
@@ -300,6 +296,15 @@ def export(
         format_name=format_name,
         class_names=evaluation.class_names(trained.description),
     )
+
+
+def _of_description(description):
+    """A network's settings in a config, from the description in its weights."""
+    place = "module" if ":" in description.network else "network"
+    return {
+        place: description.network,
+        "arguments": dict(description.arguments),
+    }
 
 
 def _name(module):

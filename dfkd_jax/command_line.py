@@ -142,7 +142,7 @@ def read_config(argument: str) -> ConfigDict:
 
 def _as_python(argument):
     """A config in JSON as the variant of a config file that reads it."""
-    match = re.fullmatch(r"(--?config=)(.*\.json)", argument)
+    match = re.fullmatch(r"(--?config=)([^:]*\.json)", argument)
     return f"{match[1]}{JSON_READER}:{match[2]}" if match else argument
 
 

@@ -142,7 +142,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def load_checkpoint(
-    path: pathlib.Path, *, module: str = ""
+    path: pathlib.Path, *, module: str = "", flag: str = "--module"
 ) -> tuple[pathlib.Path, Any, Any, Any]:
     """Where weights were found, their linen module, the variables, the description.
 
@@ -150,6 +150,7 @@ def load_checkpoint(
         path: A work directory, a file or a folder of Orbax checkpoints in the former.
         module: "package.module:Class", if the network is not one of this package. It is
             never taken from the checkpoint, since importing it runs its code.
+        flag: What names it, for the message.
 
     Raises:
         CheckpointError: There are none, or they are damaged or of an unknown network.
@@ -178,7 +179,7 @@ def load_checkpoint(
     if not module and description.network not in registry.NETWORKS:
         raise CheckpointError(
             f"{path} is of the network {description.network!r}, which is not of this "
-            f"package: say --module={description.network} if you trust that code."
+            f"package: say {flag}={description.network} if you trust that code."
         )
     if module:
         description = dataclasses.replace(description, network=module)
@@ -215,6 +216,44 @@ def find_teacher(checkpoint: pathlib.Path) -> str:
         ) from error
 
 
+def load_teacher(checkpoint: pathlib.Path, *, module: str, flag: str) -> Any:
+    """What a checkpoint's run distilled from: a `runtime.weights.TrainedNetwork`.
+
+    Args:
+        checkpoint: A work directory, or what lies in one.
+        module: "package.module:Class", if the network is not one of this package.
+        flag: What names it, for the message.
+
+    Raises:
+        CheckpointError: The run names no teacher, or it is gone, damaged or of another
+            network.
+        ConfigError: Its settings are not possible.
+    """
+    from dfkd_jax.config import NetworkConfig, from_mapping
+    from dfkd_jax.runtime import files
+    from dfkd_jax.teachers import weights as teachers
+
+    name = find_teacher(checkpoint)
+    if not name:
+        raise CheckpointError(
+            f"{checkpoint} names no teacher: name a work directory of dfkd_jax.main, "
+            "or the teacher's weights with --checkpoint."
+        )
+    run = find_run(checkpoint)
+    settings = files.read_object(run)["config"]["teacher"] | {"weights": name}
+    config = from_mapping(NetworkConfig, settings, "teacher")
+    if config.module != module:  # Importing a module runs its code.
+        raise CheckpointError(
+            f"{run} has a teacher of the network {config.name!r}: "
+            + (
+                f"say {flag}={config.module} if you trust that code."
+                if config.module
+                else f"leave {flag} out."
+            )
+        )
+    return teachers.load(config)
+
+
 def main(argv: list[str]) -> int:
     """Loads a checkpoint, evaluates it, prints and writes what came out."""
     del argv
@@ -246,12 +285,22 @@ def main(argv: list[str]) -> int:
             f"{path} names no data set: say --dataset={'|'.join(datasets.NAMES)} or "
             "--data_file=FILE.npz."
         )
-    teacher = FLAGS.teacher or find_teacher(checkpoint)
-    compared = (path, module, variables)
+    teacher, compared = FLAGS.teacher, (module, variables)
     if teacher:
-        compared = load_checkpoint(teachers.find(teacher), module=FLAGS.teacher_module)[
-            :3
-        ]
+        _, *compared, _ = load_checkpoint(
+            teachers.find(teacher),
+            module=FLAGS.teacher_module,
+            flag="--teacher_module",
+        )
+    elif teacher := find_teacher(checkpoint):
+        try:
+            found = load_teacher(
+                checkpoint, module=FLAGS.teacher_module, flag="--teacher_module"
+            )
+            compared = (found.module, found.variables)
+        except (CheckpointError, ConfigError) as error:
+            progress.warn(f"Not compared with the teacher of the run. {error}")
+            teacher = ""
     settings = DataConfig(
         dataset=dataset,
         file=FLAGS.data_file,
@@ -264,7 +313,7 @@ def main(argv: list[str]) -> int:
     figures = evaluate(
         module,
         variables,
-        *compared[1:],
+        *compared,
         images=real.images,
         labels=real.labels,
         mean=description.mean,
@@ -274,7 +323,7 @@ def main(argv: list[str]) -> int:
     dataset = real.name
     progress.say(f"{path}: {description.network} on {dataset}, {FLAGS.split} split\n")
     if teacher:
-        progress.say(f"compared with the teacher {compared[0]}\n")
+        progress.say(f"compared with the teacher {teacher}\n")
     else:
         del figures["agreement_with_teacher"]
     progress.say(table(figures))

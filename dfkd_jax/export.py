@@ -63,42 +63,17 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
             f"--which={which} chooses from a work directory; {path} is a file: leave "
             "--which out."
         )
-    if which == "teacher" and not (path / "teacher.safetensors").is_file():
-        return _load_teacher_of_run(path, module)
-    if which == "student" and not (path / "student.safetensors").is_file():
+    if which and (path / f"{which}.safetensors").is_file():
+        path = path / f"{which}.safetensors"
+    elif which == "teacher":
+        return evaluate.load_teacher(path, module=module, flag="--module")
+    elif which == "student":
         raise CheckpointError(
             f"{path} holds no student.safetensors: give the command of the run again "
             "to have the student made, or name another work directory."
         )
     _, network, variables, description = evaluate.load_checkpoint(path, module=module)
     return TrainedNetwork(module=network, variables=variables, description=description)
-
-
-def _load_teacher_of_run(workdir, module):
-    """What a run distilled from."""
-    from dfkd_jax.config import NetworkConfig, from_mapping
-    from dfkd_jax.runtime import files
-    from dfkd_jax.teachers import weights as teachers
-
-    run = workdir / "run.json"
-    settings = files.read_object(run).get("config") if run.is_file() else None
-    settings = settings.get("teacher") if isinstance(settings, dict) else None
-    if not settings:
-        raise CheckpointError(
-            f"{workdir} names no teacher: name a work directory of dfkd_jax.main, or "
-            "the teacher's weights with --checkpoint."
-        )
-    config = from_mapping(NetworkConfig, settings, "teacher")
-    if config.module != module:  # Importing a module runs its code.
-        raise CheckpointError(
-            f"{run} has a teacher of the network {config.name!r}: "
-            + (
-                f"say --module={config.module} if you trust that code."
-                if config.module
-                else "leave --module out."
-            )
-        )
-    return teachers.load(config)
 
 
 def load_transfer_set(checkpoint: str) -> Any:

@@ -157,7 +157,9 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     before = files.read_object(path) if path.exists() else {}
     if before:
         _check_results(path, before, results)
-        if before["student"].get(f"{split}_accuracy") is not None:
+        # Of another test set that is evaluated anew.
+        same = before.get("dataset") == results["dataset"]
+        if same and before["student"].get(f"{split}_accuracy") is not None:
             tables.print_summary(before, workdir)
             return 0
     # Those of the other split are kept until this one is had.

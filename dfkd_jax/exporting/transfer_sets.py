@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.errors import CheckpointError, ExportError
+from dfkd_jax.errors import CheckpointError, ExportError, MissingPackageError
 from dfkd_jax.runtime import files
 from dfkd_jax.runtime.weights import FORMAT
 from dfkd_jax.synthesis.transfer_set import TransferSet
@@ -183,7 +183,13 @@ def write_tfds(folder: pathlib.Path, source: Source) -> None:
 
 def _write_tfds(folder, source):
     import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
+
+    try:
+        from array_record.python.array_record_module import ArrayRecordWriter
+    except ImportError as error:
+        raise MissingPackageError(
+            'TFDS\'s files are written by array_record: pip install ".[data]".'
+        ) from error
 
     manifest = source.manifest
     features = tfds.features.FeaturesDict(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.reporting import charts, findings, images, run_files, settings
+from dfkd_jax.reporting import charts, findings, images, settings
 from dfkd_jax.reporting.run_files import Run
 
 COMPARED_CLASSES = 10
@@ -163,7 +163,7 @@ def _side_by_side(keys, groups):
             continue
         likeliest = run.sample.pixel_labels.argmax(-1)
         columns = []
-        for k in run_files.spread(range(len(run.class_names)), COMPARED_CLASSES):
+        for k in images.spread(range(len(run.class_names)), COMPARED_CLASSES):
             name = run.class_names[k]
             columns.append(
                 {

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from dfkd_jax.reporting import curves
-from dfkd_jax.reporting.images import to_pixels
+from dfkd_jax.reporting.images import shown, spread, to_pixels
 from dfkd_jax.runtime import files, progress
 
 PER_CLASS = 6
+MAX_CLASSES = 24
 SWITCH = "DFKD_JAX_PICTURES"  # Variable of the environment: "off" draws none.
 
 
@@ -75,7 +76,7 @@ def sample_grid(
         labels: `[n, classes]`.
         mean: Per channel, to undo the standardisation.
         std: Per channel, likewise.
-        class_names: One a class; a column each.
+        class_names: One a class; a column each, or each of MAX_CLASSES of many.
     """
     plots = pyplot()
     if plots is None:
@@ -83,26 +84,31 @@ def sample_grid(
     pixels = to_pixels(images, mean=mean, std=std)
     likeliest = labels.argmax(-1)
     classes = range(len(class_names))
+    columns = spread(classes, MAX_CLASSES)
     figure, axes = plots.subplots(
         2 * PER_CLASS,
-        len(class_names),
-        figsize=(1.1 * len(class_names), 1.5 * PER_CLASS + 0.6),
+        len(columns),
+        figsize=(1.1 * len(columns), 1.5 * PER_CLASS + 0.6),
         gridspec_kw={"height_ratios": [3, 1] * PER_CLASS},
         layout="constrained",
         squeeze=False,
     )
     for axis in axes.flat:
         axis.axis("off")
-    for k, name in enumerate(class_names):
-        axes[0, k].set_title(name, fontsize=10)
+    for column, k in enumerate(columns):
+        axes[0, column].set_title(class_names[k], fontsize=10)
         colours = ["tab:orange" if other == k else "0.6" for other in classes]
         for row, member in enumerate(np.flatnonzero(likeliest == k)[:PER_CLASS]):
-            image_axis, bar_axis = axes[2 * row, k], axes[2 * row + 1, k]
-            image_axis.imshow(pixels[member].squeeze(), cmap="gray", vmin=0, vmax=1)
-            bar_axis.bar(classes, labels[member], color=colours)
+            image_axis, bar_axis = axes[2 * row, column], axes[2 * row + 1, column]
+            image_axis.imshow(shown(pixels[member]), cmap="gray", vmin=0, vmax=1)
             bar_axis.set_ylim(0, 1)
             bar_axis.axis("on")
             bar_axis.set_yticks([])
+            if len(classes) > MAX_CLASSES:  # One artist for all of them.
+                bar_axis.vlines(classes, 0, labels[member], colors=colours)
+                bar_axis.set_xticks([])
+                continue
+            bar_axis.bar(classes, labels[member], color=colours)
             bar_axis.set_xticks(classes, classes, fontsize=5)
             bar_axis.tick_params(length=0, pad=1)
     figure.suptitle("Pseudo samples and the soft labels they were made for")

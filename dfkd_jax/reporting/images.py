@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,31 @@ def shrink(pixels: np.ndarray, *, largest: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def data_uri(pixels: np.ndarray) -> str:
-    """A PNG of `[height, width, channels]` on the scale 0 to 1, as a data URI.
+def shown(pixels: np.ndarray) -> np.ndarray:
+    """`[height, width, channels]` as pictures take it: without channels where grey.
 
     One channel is grey, three are colour, four are colour and opacity; of any other
     number the mean is shown.
     """
-    if pixels.shape[-1] not in (1, 3, 4):
-        pixels = pixels.mean(-1, keepdims=True)
-    values = np.round(255 * pixels).astype(np.uint8)
+    if pixels.shape[-1] in (3, 4):
+        return pixels
+    return pixels.mean(-1)
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """A PNG of `[height, width, channels]` from 0 to 1 as a data URI; see `shown`."""
+    values = np.round(255 * shown(pixels)).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values).save(
-        file, "png", optimize=True
-    )
+    Image.fromarray(values).save(file, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def thumbnail_uri(pixels: np.ndarray) -> str:
     """`data_uri` of an image of any size, averaged down if it is a large one."""
     return data_uri(shrink(pixels, largest=LARGEST_SIDE))
+
+
+def spread(values: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of `values`, evenly spread from the first to the last."""
+    places = np.linspace(0, len(values) - 1, min(count, len(values))).round()
+    return [values[int(place)] for place in places]

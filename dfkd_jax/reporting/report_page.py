@@ -10,7 +10,6 @@ from dfkd_jax.reporting import (
     findings,
     images,
     projection,
-    run_files,
     settings,
 )
 from dfkd_jax.reporting.run_files import Run
@@ -202,7 +201,7 @@ def _samples(run):
     if run.sample is None or not len(run.sample.pixels):
         return None
     likeliest = run.sample.pixel_labels.argmax(-1)
-    shown = run_files.spread(range(len(run.class_names)), MAX_CLASSES)
+    shown = images.spread(range(len(run.class_names)), MAX_CLASSES)
     blocks = [
         {
             "name": run.class_names[k],

@@ -358,7 +358,7 @@ def draw_samples(
         source: Kept in the file.
     """
     runs = [run_files.read(folder) for folder in shown.values()]
-    classes = run_files.spread(range(len(runs[0].class_names)), MAX_CLASSES)
+    classes = images.spread(range(len(runs[0].class_names)), MAX_CLASSES)
     figure, axes = figures.pyplot().subplots(
         len(runs),
         PER_CLASS * len(classes),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -205,7 +205,7 @@ def _read_transfer_set(folder, description):
     manifest = transfer_set.manifest
     missing = set(transfer_set.missing())
     finished = [s for s in range(manifest.num_shards) if s not in missing]
-    shards = spread(finished, MAX_SHARDS)
+    shards = images.spread(finished, MAX_SHARDS)
     shape = tuple(manifest.image_shape)
     per_shard = max(1, len(shards))
     num_labels = _rows(MAX_LABELS, per_shard, manifest.num_classes)
@@ -219,8 +219,8 @@ def _read_transfer_set(folder, description):
                 np.load(path, mmap_mode="r", allow_pickle=False)
                 for path in transfer_set.paths(shard)
             )
-            rows = spread(range(manifest.shard_size), num_labels)
-            some = spread(rows, num_images)
+            rows = images.spread(range(manifest.shard_size), num_labels)
+            some = images.spread(rows, num_images)
             part = shard_images[some], shard_labels[some], shard_labels[rows]
         except (OSError, ValueError, IndexError, EOFError):
             damaged.append(f"transfer_set/images-{shard:05d}.npy or its labels")
@@ -247,12 +247,6 @@ def _read_transfer_set(folder, description):
 def _rows(most, num_shards, numbers):
     """Rows of a shard to read, so that all together stay within the bounds."""
     return max(1, min(most, MAX_BYTES // (4 * numbers)) // num_shards)
-
-
-def spread(values: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of `values`, evenly spread from the first to the last."""
-    places = np.linspace(0, len(values) - 1, min(count, len(values))).round()
-    return [values[int(place)] for place in places]
 
 
 def _read_neighbours(path):

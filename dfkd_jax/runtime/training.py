@@ -86,15 +86,15 @@ def train(
     """
     state, constants, key = parallel.replicate((state, constants, key))
     call = parallel.data_parallel(several(step))
-    # Logs and checkpoints fall between two calls.
+    # Logs and checkpoints fall between two calls, of any number of processes.
     own_batch = jax.tree.leaves(read(1))
     per_call = _steps_per_call(
         math.gcd(log_every, checkpoint_every, num_steps),
-        bytes_per_step=sum(leaf.nbytes for leaf in own_batch),
+        bytes_per_step=sum(leaf.nbytes for leaf in own_batch) * hosts.count(),
     )
 
     def read_call(first):
-        batches = [read(step) for step in range(first, first + per_call)]
+        batches = [read(step) for step in range(first, _last(first, per_call) + 1)]
         batches = jax.tree.map(lambda *parts: np.stack(parts), *batches)
         return parallel.split(batches, axis=1)
 
@@ -107,7 +107,8 @@ def train(
         done = int(state.step)
         if done >= num_steps:
             return state
-        calls = range(done + 1, num_steps + 1, per_call)
+        later = range(_last(done + 1, per_call) + 1, num_steps + 1, per_call)
+        calls = [done + 1, *later]
         batches = feed.read_ahead(read_call, calls)
         with progress.track(
             stage,
@@ -121,7 +122,7 @@ def train(
                 with jax.transfer_guard("disallow"):
                     state, metrics = call(state, constants, batch, key)
                 parallel.settle(metrics)
-                done = first + per_call - 1
+                done = _last(first, per_call)
                 last = done == num_steps
                 # Asked about every step: processes agree on one that none has passed.
                 stop = any([hosts.must_stop(n) for n in range(first, done + 1)])
@@ -154,6 +155,11 @@ def _steps_per_call(whole, *, bytes_per_step):
     """The largest number of steps that divides `whole` and keeps to both limits."""
     most = min(STEPS_PER_CALL, max(1, BYTES_PER_CALL // max(1, bytes_per_step)))
     return max(n for n in range(1, most + 1) if whole % n == 0)
+
+
+def _last(first, per_call):
+    """The last step of a call: the next multiple of `per_call`, wherever it starts."""
+    return -(-first // per_call) * per_call
 
 
 def _not_finite(metrics, state):

@@ -27,8 +27,10 @@ def results(run: Run) -> dict[str, Any]:
 
 def accuracy(run: Run) -> float | None:
     """Of the student on the part that the sweep reads; None if it is not known yet."""
-    key = f"{run.settings.data.split}_accuracy"
-    return results(run).get("student", {}).get(key)
+    found, data = results(run), run.settings.data
+    if found.get("dataset") != (data.dataset or data.file):
+        return None
+    return found.get("student", {}).get(f"{data.split}_accuracy")
 
 
 def is_finished(run: Run) -> bool:

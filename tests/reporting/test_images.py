@@ -49,3 +49,16 @@ def test_no_side_is_too_long(shape):
     found = images.shrink(np.full((*shape, 3), 0.3), largest=48)
     assert max(found.shape[:2]) <= 48
     np.testing.assert_allclose(found, 0.3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 99])
+def test_spread_is_from_the_first_to_the_last(count):
+    found = images.spread(range(10), count)
+    assert len(found) == len(set(found)) == min(count, 10)
+    assert found == sorted(found)
+    if count > 1:
+        assert (found[0], found[-1]) == (0, 9)
+
+
+def test_spread_of_nothing():
+    assert images.spread([], 5) == []

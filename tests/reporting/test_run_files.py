@@ -143,19 +143,6 @@ def test_folders_of_no_run(tmp_path, content, message):
         run_files.read(tmp_path)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 99])
-def test_spread_is_from_the_first_to_the_last(count):
-    found = run_files.spread(range(10), count)
-    assert len(found) == len(set(found)) == min(count, 10)
-    assert found == sorted(found)
-    if count > 1:
-        assert (found[0], found[-1]) == (0, 9)
-
-
-def test_spread_of_nothing():
-    assert run_files.spread([], 5) == []
-
-
 NEIGHBOURS = {
     "dataset": "toys",
     "num_training_images": 55_000,

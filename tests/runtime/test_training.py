@@ -101,6 +101,18 @@ def test_calls_end_where_something_is_due(
     assert int(final.step) == sum(sizes) == num_steps
 
 
+def test_a_checkpoint_within_a_call_leads_to_the_same_end(tmp_path):
+    """It comes from a stop of fewer steps a call, as another version may have had."""
+    (tmp_path / "whole").mkdir()
+    whole = train(tmp_path / "whole")
+    train(tmp_path, num_steps=5, log_every=5, checkpoint_every=5)
+    final = train(tmp_path)
+    assert int(final.step) == 24
+    np.testing.assert_allclose(final.params["w"], whole.params["w"], rtol=1e-5)
+    logged = writers.read_scalars(tmp_path / "metrics.jsonl", stage="distillation")
+    assert list(logged) == [5, 6, 12, 18, 24]
+
+
 @pytest.mark.parametrize(
     ("whole", "bytes_per_step", "expected"),
     [

@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save_file
 from tiny_runs import fingerprint, read_transfer_set
 
-from dfkd_jax import api, inspect
+from dfkd_jax import api, export, inspect
 from dfkd_jax.config import NetworkConfig, TargetsConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.runtime import weights, writers
@@ -126,6 +126,50 @@ def test_weights_in_any_form(teacher, tmp_path):
         )
         assert found.sha256 == teacher.sha256, name
         assert found.description == teacher.description, name
+
+
+def test_evaluation_of_a_run_whose_teacher_is_of_another_program(
+    lab, folder, teacher, tmp_path
+):
+    """Compared with the teacher, and evaluated without it where it is gone."""
+    save_file(weights.flatten(teacher.variables), tmp_path / "foreign.safetensors")
+    config = write_config(
+        folder,
+        tmp_path / "digits.py",
+        module="SmallCnn",
+        layer="hidden",
+        weights=tmp_path / "foreign.safetensors",
+        **{
+            "teacher.arguments": {"width": 16},
+            "teacher.image_shape": digits.IMAGE_SHAPE,
+            "teacher.mean": (digits.MEAN,),
+            "teacher.std": (digits.STD,),
+        }
+        | {f"{part}.{key}": TINY[part][key] for part in TINY for key in TINY[part]},
+    )
+    command = lab.runner.start("main", config, f"--workdir={tmp_path / 'run'}")
+    assert command.wait() == 0, command.stderr
+
+    def evaluate(*flags):
+        command = lab.runner.start(
+            "evaluate",
+            f"--checkpoint={tmp_path / 'run'}",
+            f"--data_file={folder / 'test.npz'}",
+            "--module=custom_nets:SmallCnn",
+            *flags,
+        )
+        assert command.wait() == 0, command.stderr
+        return command.stdout + command.stderr
+
+    found = evaluate("--teacher_module=custom_nets:SmallCnn")
+    assert "agreement with teacher" in found
+    found = evaluate()
+    assert "say --teacher_module=custom_nets:SmallCnn if you trust" in found
+    assert "agreement with teacher" not in found
+    (tmp_path / "foreign.safetensors").unlink()
+    found = evaluate("--teacher_module=custom_nets:SmallCnn")
+    assert "foreign.safetensors" in found
+    assert "agreement with teacher" not in found
 
 
 @pytest.mark.parametrize(
@@ -319,6 +363,12 @@ def test_python_api(teacher, folder, tmp_path, capsys):
             other, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
         )
 
+    for which, expected in {"teacher": teacher, "student": student}.items():
+        exported = export.load_network(
+            str(tmp_path / "run"), which=which, module="custom_nets:SmallCnn"
+        )
+        assert exported.sha256 == expected.sha256
+
     loaded = api.load(tmp_path / "run", module="custom_nets:SmallCnn")
     assert loaded.sha256 == student.sha256
     shutil.copy(tmp_path / "run" / "teacher.safetensors", tmp_path)
@@ -330,6 +380,8 @@ def test_python_api(teacher, folder, tmp_path, capsys):
         api.distil(
             teacher, "lenet5_half", workdir=tmp_path / "x", synthesis={"num_image": 1}
         )
+    with pytest.raises(ConfigError, match='Did you mean "synthesis"'):
+        api.run("configs/mnist.py", workdir=tmp_path / "x", sythesis={"num_images": 1})
 
 
 def test_inspection_from_python(teacher):

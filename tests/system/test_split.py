@@ -21,11 +21,11 @@ def labelled_images(tmp_path_factory):
 
 
 def test_validation_accuracy_is_never_called_test_accuracy(
-    lab, workdir_copy, labelled_images
+    lab, workdir_copy, labelled_images, tmp_path
 ):
-    def evaluate(**changes):
+    def evaluate(data__file=labelled_images, **changes):
         command = lab.start(
-            workdir_copy, data__dataset="", data__file=labelled_images, **changes
+            workdir_copy, data__dataset="", data__file=data__file, **changes
         )
         assert command.wait() == 0, command.stderr
         results = json.loads((workdir_copy / "results.json").read_text())
@@ -49,6 +49,15 @@ def test_validation_accuracy_is_never_called_test_accuracy(
     told, again = evaluate(data__split="validation")
     assert "Evaluation on" not in told
     assert again == results
+
+    # Of other images they are other figures.
+    with np.load(labelled_images) as arrays:
+        images = arrays["images"]
+    np.savez(tmp_path / "other.npz", images=images, labels=np.zeros(50, int))
+    told, other = evaluate(data__split="validation", data__file=tmp_path / "other.npz")
+    assert "Evaluation on the validation set" in told
+    assert other["dataset"] == str(tmp_path / "other.npz")
+    assert other["test_set_sha256"] != results["test_set_sha256"]
 
     # The same student on the test set.
     told, tested = evaluate()

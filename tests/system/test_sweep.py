@@ -139,6 +139,27 @@ def test_dry_run_prints_commands_and_makes_nothing(lab, settings, tmp_path):
     assert not workdir.exists()
 
 
+def test_settings_in_json(lab, settings, tmp_path):
+    """Their commands can be given, too."""
+    path = tmp_path / "theirs.json"
+    data = {"dataset": "", "file": str(settings["data.file"])}
+    files.write_json(path, {"name": "theirs", "data": data})
+    command = lab.runner.start(
+        "sweep",
+        f"--config={path}",
+        "--set=targets.sigma=1,2",
+        "--seeds=0",
+        f"--workdir={tmp_path / 'sweep'}",
+        "--dry_run",
+    )
+    assert command.wait() == 0, command.stderr
+    [words, _] = map(shlex.split, command.stdout.splitlines())
+    assert "--config.targets.sigma=1" in words
+    command = lab.runner.start("main", *words[3:], "--config.seed=-1")
+    [(status, line)] = lab.errors(command)
+    assert (status, "config.seed=-1" in line) == (2, True)
+
+
 def test_errors_come_before_anything_starts(lab, settings, tmp_path):
     workdir = tmp_path / "sweep"
 

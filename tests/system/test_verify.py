@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_runs import fingerprint
 
+from dfkd_jax import api
 from dfkd_jax.runtime import files, weights
 from dfkd_jax.teachers import weights as teachers
 
@@ -57,6 +58,31 @@ def change(path, **values):
             inner = inner[group]
         inner[last] = value
     files.write_json(path, content, sealed=True)
+
+
+def _distil(checkpoint, workdir):
+    api.distil(
+        api.load(checkpoint),
+        "lenet5_half_dafl",
+        workdir=workdir,
+        synthesis={
+            "num_images": 20,
+            "images_per_device": 10,
+            "num_steps": 2,
+            "steps_per_call": 2,
+        },
+        distillation={"num_steps": 4, "batch_size": 8, "warmup_steps": 0},
+    )
+
+
+def test_a_student_made_in_python(lab, finished_workdir, tmp_path):
+    """Of a teacher that is of this package, but not the usual one."""
+    command = lab.runner.call(_distil, finished_workdir, tmp_path)
+    assert command.wait() == 0, command.stderr
+    status, found = verify(lab, tmp_path)
+    assert (status, found["teacher"][0]) == (0, "holds")
+    results = files.read_object(tmp_path / "results.json")
+    assert results["teacher"]["network"] == "lenet5_half"
 
 
 def test_all_holds_and_nothing_is_changed(lab, workdir):
