@@ -25,7 +25,8 @@ NOT data-free, to compare with: the teacher's answers about the real training im
 Settings are those of configs/cifar10_alexnet.py, which says where each is from, but for
 what follows here. The feature layer is the vector of 512 that the last layer reads; its
 units' incoming weights are the kernels of the last convolution.
-`--config.targets.window=average` averages these over their windows.
+`--config.targets.window=average` averages these over their windows: docs/ablations.md
+compares both, with smaller networks.
 """
 
 import pathlib
