@@ -48,7 +48,7 @@ def make(name, width, seed=0):
         else np.asarray(leaf)
         for path, leaf in variables.items()
     }
-    images = rng.normal(size=(300, *shape)).astype(np.float32)
+    images = rng.normal(size=(250, *shape)).astype(np.float32)
     return module, weights.unflatten(variables, source="It"), images
 
 
@@ -132,6 +132,16 @@ def test_stand_ins_by_hand():
     np.testing.assert_array_equal(
         start.stand_ins(covariance, np.eye(5), number=5), np.arange(5)
     )
+
+
+def test_images_are_looked_at_in_parts(monkeypatch):
+    teacher, variables, images = make("own", 8)
+    student = NETWORKS["own"][0](4)
+    whole = start.part_of(teacher, variables, student, images)
+    monkeypatch.setattr(start, "AT_ONCE", 40)  # The last part is smaller.
+    parts = start.part_of(teacher, variables, student, images)
+    for one, other in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 class Grouped(nn.Module):
