@@ -173,9 +173,15 @@ def measured() -> dict[str, Any]:
     return json.loads(MEASURED.read_text())["networks"]
 
 
+@functools.cache
 def cpu_peak() -> float:
     """Operations a second of a large matrix product, the slowest that was measured."""
     return min(found["matmul_operations_per_second"] for found in measured().values())
+
+
+def cpu_seconds(count: float) -> float:
+    """That so many operations should take on the CPU."""
+    return count / (CPU_SHARE * cpu_peak())
 
 
 def table_of_networks() -> str:
@@ -261,7 +267,7 @@ def table_of_runs() -> str:
                 shape.get("distillation") or shape["training"],
                 _quadrillions(found.get("synthesis", 0)),
                 _quadrillions(total - found.get("synthesis", 0)),
-                progress.duration(total / (CPU_SHARE * cpu_peak())),
+                progress.duration(cpu_seconds(total)),
                 progress.duration(total / (GPU_SHARE * GPU_PEAK)),
             )
         )
@@ -287,7 +293,7 @@ def table_of_made() -> str:
         for stage, count in operations(ConfigDict(run["config"])).items():
             if not count:
                 continue
-            calculated, took = count / (CPU_SHARE * cpu_peak()), run["seconds"][stage]
+            calculated, took = cpu_seconds(count), run["seconds"][stage]
             rows.append(
                 (
                     f"`{path.parent.relative_to(RESULTS).as_posix()}`",

@@ -447,6 +447,11 @@ class DataConfig:
     dir: str = ""
     raw_dir: str = ""
 
+    @property
+    def source(self) -> str:
+        """What evaluation reads: the name of a data set, a file, or nothing."""
+        return self.dataset or self.file
+
     def validate(self, path: str) -> None:
         """Raises ConfigError for two test sets; `data` knows which names exist."""
         _require(

@@ -107,7 +107,7 @@ def run(
             "experiment": config.name,
             "seed": config.seed,
             **origin,
-            "dataset": config.data.dataset or config.data.file,
+            "dataset": config.data.source,
             **made.facts,
             "split": config.data.split,
             "teacher": {

@@ -12,8 +12,8 @@ from dfkd_jax.reporting import curves
 from dfkd_jax.reporting.images import shown, spread, to_pixels
 from dfkd_jax.runtime import files, progress
 
-PER_CLASS = 6
-MAX_CLASSES = 24
+PER_CLASS = 6  # Pseudo samples of a class.
+MAX_CLASSES = 24  # Of which pseudo samples are shown.
 SWITCH = "DFKD_JAX_PICTURES"  # Variable of the environment: "off" draws none.
 
 

@@ -12,10 +12,9 @@ from dfkd_jax.reporting import (
     projection,
     settings,
 )
+from dfkd_jax.reporting.figures import MAX_CLASSES, PER_CLASS
 from dfkd_jax.reporting.run_files import Run
 
-PER_CLASS = 6  # Pseudo samples of a class.
-MAX_CLASSES = 24  # Of which pseudo samples are shown.
 MAX_TABLE = 12  # Classes of a confusion matrix with numbers.
 # Percent of the colour in a cell from which white (in light mode) or black (in dark
 # mode) is the text colour with more contrast; computed from the colours in style.css.

@@ -28,7 +28,7 @@ def results(run: Run) -> dict[str, Any]:
 def accuracy(run: Run) -> float | None:
     """Of the student on the part that the sweep reads; None if it is not known yet."""
     found, data = results(run), run.settings.data
-    if found.get("dataset") != (data.dataset or data.file):
+    if found.get("dataset") != data.source:
         return None
     return found.get("student", {}).get(f"{data.split}_accuracy")
 
