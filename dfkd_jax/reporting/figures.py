@@ -22,11 +22,14 @@ def are_wanted() -> bool:
     return os.environ.get(SWITCH) != "off"
 
 
-@functools.cache
 def pyplot() -> Any:
-    """matplotlib's, for files; None, after one warning, where it is missing."""
-    if not are_wanted():
-        return None
+    """matplotlib's, for files; None where no pictures are wanted or it is missing."""
+    return _pyplot() if are_wanted() else None
+
+
+@functools.cache
+def _pyplot():
+    """matplotlib's, or None after one warning."""
     if importlib.util.find_spec("matplotlib") is None:
         progress.warn(
             "No pictures without matplotlib: "

@@ -1,12 +1,15 @@
 """Every measurement runs at its smallest size; its times mean nothing then."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from dfkd_jax.reporting import figures
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,6 +28,7 @@ def run(name, folder, *flags, torch=True):
     done = subprocess.run(
         [sys.executable, *start, f"benchmarks.{name}", *flags],
         cwd=ROOT,
+        env=os.environ | {figures.SWITCH: "off"},  # They take seconds.
         capture_output=True,
         text=True,
     )

@@ -7,12 +7,14 @@ import prepared_set
 import pytest
 
 from dfkd_jax.data import prepare, tfds
+from dfkd_jax.reporting import figures
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """Commands find no data, no program that fetches any, and no network."""
-    return laboratory.open_lab(tmp_path_factory.mktemp("lab"))
+    root = tmp_path_factory.mktemp("lab")
+    return laboratory.open_lab(root, compiled=laboratory.shared(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,12 @@ def finished_workdir(lab, tmp_path_factory):
 def workdir_copy(finished_workdir, tmp_path):
     """A copy of the finished run, to be changed."""
     return shutil.copytree(finished_workdir, tmp_path / "run", symlinks=True)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For runs in this process: pictures take seconds and are tested elsewhere."""
+    monkeypatch.setenv(figures.SWITCH, "off")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 TINY = {
     "synthesis": {

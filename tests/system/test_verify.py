@@ -10,6 +10,7 @@ import pytest
 from tiny_runs import fingerprint
 
 from dfkd_jax import api
+from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import files, weights
 from dfkd_jax.teachers import weights as teachers
 
@@ -77,7 +78,8 @@ def _distil(checkpoint, workdir):
 
 def test_a_student_made_in_python(lab, finished_workdir, tmp_path):
     """Of a teacher that is of this package, but not the usual one."""
-    command = lab.runner.call(_distil, finished_workdir, tmp_path)
+    without_pictures = {figures.SWITCH: "off"}
+    command = lab.runner.call(_distil, finished_workdir, tmp_path, **without_pictures)
     assert command.wait() == 0, command.stderr
     status, found = verify(lab, tmp_path)
     assert (status, found["teacher"][0]) == (0, "holds")
