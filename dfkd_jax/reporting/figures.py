@@ -88,24 +88,31 @@ def sample_grid(
     likeliest = labels.argmax(-1)
     classes = range(len(class_names))
     columns = spread(classes, MAX_CLASSES)
-    figure, axes = plots.subplots(
-        2 * PER_CLASS,
+    width, height = 1.1 * len(columns), 1.5 * PER_CLASS + 0.6  # Inches.
+    figure = plots.figure(figsize=(width, height))
+    # By hand: a layout that is fitted takes as long as all the drawing.
+    grid = figure.add_gridspec(
+        3 * PER_CLASS,  # Image, bars, and a space below their numbers.
         len(columns),
-        figsize=(1.1 * len(columns), 1.5 * PER_CLASS + 0.6),
-        gridspec_kw={"height_ratios": [3, 1] * PER_CLASS},
-        layout="constrained",
-        squeeze=False,
+        height_ratios=[3, 1, 0.4] * PER_CLASS,
+        left=0.05 / width,
+        right=1 - 0.05 / width,
+        bottom=0.02 / height,
+        top=1 - 0.5 / height,
+        wspace=0.08,
+        hspace=0.06,
     )
-    for axis in axes.flat:
-        axis.axis("off")
     for column, k in enumerate(columns):
-        axes[0, column].set_title(class_names[k], fontsize=10)
         colours = ["tab:orange" if other == k else "0.6" for other in classes]
+        heading = figure.add_subplot(grid[0, column])
+        heading.set_title(class_names[k], fontsize=10)
+        heading.axis("off")
         for row, member in enumerate(np.flatnonzero(likeliest == k)[:PER_CLASS]):
-            image_axis, bar_axis = axes[2 * row, column], axes[2 * row + 1, column]
+            image_axis = figure.add_subplot(grid[3 * row, column])
             image_axis.imshow(shown(pixels[member]), cmap="gray", vmin=0, vmax=1)
+            image_axis.axis("off")
+            bar_axis = figure.add_subplot(grid[3 * row + 1, column])
             bar_axis.set_ylim(0, 1)
-            bar_axis.axis("on")
             bar_axis.set_yticks([])
             if len(classes) > MAX_CLASSES:  # One artist for all of them.
                 bar_axis.vlines(classes, 0, labels[member], colors=colours)
@@ -114,7 +121,11 @@ def sample_grid(
             bar_axis.bar(classes, labels[member], color=colours)
             bar_axis.set_xticks(classes, classes, fontsize=5)
             bar_axis.tick_params(length=0, pad=1)
-    figure.suptitle("Pseudo samples and the soft labels they were made for")
+    figure.suptitle(
+        "Pseudo samples and the soft labels they were made for",
+        y=1 - 0.05 / height,
+        verticalalignment="top",
+    )
     save(figure, path)
 
 
