@@ -10,7 +10,6 @@ only `data_parallel` spans them all: gradients are averaged over every device th
 
 import os
 import platform
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.runtime import hosts, progress
+from dfkd_jax.runtime import compiled, hosts
 
 AXIS = "devices"
 _WHOLE = PartitionSpec()
@@ -47,24 +46,7 @@ def configure(*, cpu_devices: int) -> None:
         jax.config.update("jax_num_cpu_devices", cpu_devices or cores)
     if jax.config.jax_compilation_cache_dir is None:
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        _keep_compiled(os.path.join(root, "dfkd_jax", "compiled"))
-
-
-def _keep_compiled(folder: str) -> None:
-    """Keeps compiled programs in `folder`, so that a second start compiles none."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        progress.warn(
-            f"Compiled programs cannot be kept in {folder} ({error.strerror}): every "
-            "start compiles again. Set JAX_COMPILATION_CACHE_DIR to another folder."
-        )
-        return
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        compiled.keep_in(os.path.join(root, "dfkd_jax", "compiled"))
 
 
 def device_count() -> int:

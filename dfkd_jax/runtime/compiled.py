@@ -1,0 +1,64 @@
+"""Compiled programs, kept on disk so that a second start compiles none.
+
+JAX keeps them, but writes each in place and never writes one again: a process that was
+killed, or a disk that was full, leaves half a program, on which every later start would
+stumble. Here it is deleted when it is found.
+"""
+
+import contextlib
+import glob
+import os
+import pathlib
+import re
+import tempfile
+import warnings
+
+import jax
+
+from dfkd_jax.runtime import progress
+
+TEXTS = {
+    "reading": "Compiled programs in {folder} were damaged, as by a kill ({reason}): "
+    "they are compiled again.",
+    "writing": "Compiled programs cannot be kept in {folder} ({reason}): every start "
+    "compiles again. Set JAX_COMPILATION_CACHE_DIR to another folder.",
+}
+TROUBLE = (
+    r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)"
+)
+
+
+def keep_in(folder: str) -> None:
+    """Keeps compiled programs in `folder`; warns where it cannot be written."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        progress.warn(TEXTS["writing"].format(folder=folder, reason=error.strerror))
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    _mend(pathlib.Path(folder))
+
+
+def _mend(folder):
+    """JAX tells of trouble by a warning: deletes what it is about, and says so."""
+    others, said = warnings.showwarning, set()
+
+    def show(message, *args, **kwargs):
+        trouble = re.match(TROUBLE, str(message), re.DOTALL)
+        if not trouble:
+            others(message, *args, **kwargs)
+            return
+        doing, name, reason = trouble.groups()
+        with contextlib.suppress(OSError):
+            for path in folder.glob(f"{glob.escape(name)}-*"):
+                path.unlink()
+        if doing not in said:  # Once: a full disk is in the way of every program.
+            said.add(doing)
+            progress.warn(TEXTS[doing].format(folder=folder, reason=reason))
+
+    warnings.showwarning = show
+    warnings.filterwarnings("always", TROUBLE)  # Not the first of each name alone.
