@@ -7,8 +7,7 @@ import pytest
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """Commands find no data, no program that fetches any, and no network."""
-    root = tmp_path_factory.mktemp("faults")
-    return laboratory.open_lab(root, compiled=laboratory.shared(tmp_path_factory))
+    return laboratory.open_lab(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ from dfkd_jax.reporting import figures
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """Commands find no data, no program that fetches any, and no network."""
-    root = tmp_path_factory.mktemp("lab")
-    return laboratory.open_lab(root, compiled=laboratory.shared(tmp_path_factory))
+    return laboratory.open_lab(tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="session")

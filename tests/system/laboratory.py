@@ -8,19 +8,8 @@ import pytest
 from tiny_runs import Lab
 
 
-def shared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder for the programs that all processes of these tests compile."""
-    root = tmp_path_factory.getbasetemp()
-    return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "compiled"
-
-
-def open_lab(root: pathlib.Path, *, compiled: pathlib.Path | None = None) -> Lab:
-    """A laboratory in the empty folder `root`.
-
-    Args:
-        root: Of what commands leave.
-        compiled: Where compiled programs are kept, if laboratories are to share them.
-    """
+def open_lab(root: pathlib.Path) -> Lab:
+    """A laboratory in the empty folder `root`."""
     for name in ("empty", "bin", "cache", "commands"):
         (root / name).mkdir()
     hidden = ("proxy", "xla_flags", "raw_dir", "npm_config_registry")
@@ -43,7 +32,7 @@ def open_lab(root: pathlib.Path, *, compiled: pathlib.Path | None = None) -> Lab
         # Compiles in half the time.
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
         "--xla_llvm_disable_expensive_passes=true",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled or root / "cache" / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     runner = command_runner.Runner(environment, root / "commands")
