@@ -86,16 +86,15 @@ class Pair:
             time.sleep(0.01)
 
 
-def start_pair(lab, folder, workdir, **changes):
+def start_pair(lab, folder, workdir, *, pictures=False, **changes):
     arguments = lab.arguments(workdir, **FEW_STEPS | changes)
-    return Pair(lab, folder, [arguments, arguments])
+    return Pair(lab, folder, [arguments, arguments], pictures=pictures)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(lab, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
-    arguments = lab.arguments(folder / "run", **FEW_STEPS)
-    pair = Pair(lab, folder / "output", [arguments, arguments], pictures=True)
+    pair = start_pair(lab, folder / "output", folder / "run", pictures=True)
     assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
     return pair, folder / "run"
 
