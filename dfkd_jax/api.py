@@ -7,8 +7,9 @@
     student.logits(images).argmax(-1)
     student.save("student.safetensors")
 
-Nothing here but `configure` sets anything that is global: JAX runs on the devices that
-it has. On a CPU that is one; `configure`, called before JAX is used, makes one a core.
+JAX runs on the devices that it has. On a CPU that is one; `configure`, called before JAX
+is used, makes one a core. The import sets a flag in XLA_FLAGS that keeps some versions of
+JAX from wrong sums (`parallel.sum_rightly`); nothing else that is global is set here.
 """
 
 import dataclasses
@@ -31,6 +32,8 @@ from dfkd_jax.runtime.weights import TrainedNetwork
 from dfkd_jax.teachers import weights as teachers
 
 TEACHER = "teacher.safetensors"
+
+parallel.sum_rightly()
 
 
 def configure(*, cpu_devices: int = 0) -> None:
