@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dfkd_jax.errors import ConfigError, DfkdError, ProcessError
-from dfkd_jax.runtime import progress, stopping
+from dfkd_jax.runtime import files, progress, stopping
 
 T = TypeVar("T")
 
@@ -213,20 +213,28 @@ def leave(status: int) -> None:
 def ending_together() -> Iterator[None]:
     """Around a run: waits for the verdict where another process may have died.
 
-    A collective or a barrier with a dead process can fail before JAX knows that it is
-    dead. An error that this process has by itself passes at once.
+    A collective, a barrier or a checkpoint with a dead process can fail, with any kind of
+    error, before JAX knows that it is dead. An error that this process has by itself
+    passes at once.
     """
     try:
         yield
     except Exception as error:
         if _count == 1:
             raise
-        if isinstance(error.__cause__ or error, RuntimeError):  # As JAX's own are.
+        if not _by_itself(error):
             time.sleep(SILENT_SECONDS + 20)  # JAX ends this process meanwhile.
         if isinstance(error, DfkdError):
             raise
         traceback.print_exc()
         leave(1)
+
+
+def _by_itself(error):
+    """Whether an error has nothing to do with other processes."""
+    cause = error.__cause__
+    own = cause is None or isinstance(cause, DfkdError | OSError)
+    return isinstance(error, DfkdError) and (own or files.storage_errno(cause) > 0)
 
 
 # The parent -----------------------------------------------------------------------
