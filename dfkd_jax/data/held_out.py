@@ -114,8 +114,8 @@ def _read_file(path):
         read = arrays.read_npz(path, ("images", "labels"))
     except OSError as error:
         raise DataUnavailableError(
-            f"{path} cannot be read ({error.strerror}): check the path, its permissions "
-            "and the disk."
+            f"{path} cannot be read ({error.strerror}): check the path, its "
+            "permissions and the disk."
         ) from error
     except ValueError as error:
         raise DataUnavailableError(

@@ -109,8 +109,9 @@ def prepare(name: str, *, data_dir: pathlib.Path, raw_dir: str, report: Report):
                 final.parent.mkdir(exist_ok=True)
                 if final.exists():
                     raise DataUnavailableError(
-                        f"{final} is in the way: it holds no complete TFDS set. Move it "
-                        "elsewhere, or name another folder with --config.data.dir=DIR."
+                        f"{final} is in the way: it holds no complete TFDS set. Move "
+                        "it elsewhere, or name another folder with "
+                        "--config.data.dir=DIR."
                     )
                 version.rename(final)
             finally:

@@ -145,8 +145,8 @@ def read_json(path: pathlib.Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         return value
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}): check the path, its permissions "
-            "and the disk."
+            f"{path} cannot be read ({error.strerror}): check the path, its "
+            "permissions and the disk."
         ) from error
     except (ValueError, RecursionError) as error:  # Recursion: a nest of brackets.
         raise CheckpointError(

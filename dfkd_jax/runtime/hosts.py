@@ -24,8 +24,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from dfkd_jax.errors import ConfigError, DfkdError, ProcessError
-from dfkd_jax.runtime import files, progress, stopping
+from dfkd_jax.errors import ConfigError, DfkdError, ProcessError, StorageError
+from dfkd_jax.runtime import progress, stopping
 
 T = TypeVar("T")
 
@@ -53,6 +53,13 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this is the process that prints and writes results."""
     return _index == 0
+
+
+def backends_started() -> bool:
+    """Whether JAX has been used, so that its flags and devices can change no more."""
+    from jax._src import xla_bridge  # Every public way starts them.
+
+    return xla_bridge.backends_are_initialized()
 
 
 def own_part(sequence: Sequence[T]) -> Sequence[T]:
@@ -213,8 +220,8 @@ def leave(status: int) -> None:
 def ending_together() -> Iterator[None]:
     """Around a run: waits for the verdict where another process may have died.
 
-    A collective, a barrier or a checkpoint with a dead process can fail, with any kind of
-    error, before JAX knows that it is dead. An error that this process has by itself
+    A collective, a barrier or a checkpoint with a dead process can fail, with any kind
+    of error, before JAX knows that it is dead. An error that this process has by itself
     passes at once.
     """
     try:
@@ -234,7 +241,7 @@ def _by_itself(error):
     """Whether an error has nothing to do with other processes."""
     cause = error.__cause__
     own = cause is None or isinstance(cause, DfkdError | OSError)
-    return isinstance(error, DfkdError) and (own or files.storage_errno(cause) > 0)
+    return isinstance(error, StorageError) or (isinstance(error, DfkdError) and own)
 
 
 # The parent -----------------------------------------------------------------------

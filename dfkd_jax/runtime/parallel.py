@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
-from jax._src import xla_bridge  # No public way to ask without starting a backend.
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -61,7 +60,7 @@ def configure(*, cpu_devices: int) -> None:
 
 
 def _divide_cpu(count):
-    if not xla_bridge.backends_are_initialized():
+    if not hosts.backends_started():
         jax.config.update("jax_num_cpu_devices", count)
     elif jax.default_backend() == "cpu" and jax.local_device_count() != count:
         raise ConfigError(
@@ -93,7 +92,7 @@ def sum_rightly() -> None:
     version = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])
     if name not in flags and KNOWN[0] <= version < KNOWN[1]:
         flags = f"{flags} {RIGHT_SUMS}"
-        if xla_bridge.backends_are_initialized() and sums_are_wrong():
+        if hosts.backends_started() and sums_are_wrong():
             progress.warn(
                 f"JAX {jax.__version__} was used before dfkd_jax and sums wrongly on "
                 "this CPU. Import dfkd_jax.api before JAX is used, or set "

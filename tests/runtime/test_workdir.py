@@ -80,7 +80,7 @@ def test_a_folder_that_is_somebody_elses_is_left_as_it_is(tmp_path, name):
     path.parent.mkdir(parents=True)
     path.write_text(FOREIGN[name])
     for _ in range(2):  # Nothing that lets the second try pass.
-        with pytest.raises(StorageError, match="mine is not empty .*not made by"):
+        with pytest.raises(StorageError, match=r"mine is not empty .*not made by"):
             reopen(tmp_path / "mine", IDENTITY)
     assert path.read_text() == FOREIGN[name]
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]

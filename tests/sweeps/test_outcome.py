@@ -133,7 +133,7 @@ def test_a_work_directory_of_other_settings_is_refused(runs):
 def test_what_is_not_of_a_sweep_is_left_as_it_is(runs, tmp_path):
     mine = runs[0].workdir / "student" / "100"
     mine.mkdir(parents=True)
-    with pytest.raises(StorageError, match="seed0 is not empty .student. and was not"):
+    with pytest.raises(StorageError, match=r"seed0 is not empty \(student\) and"):
         outcome.check_workdirs(runs, tmp_path / "sweep.json")
     files.write_json(tmp_path / "sweep.json", {"learning_rate": [1, 2]})
     with pytest.raises(StorageError, match=r"sweep\.json is no sweep's"):

@@ -187,7 +187,7 @@ def test_index_files_of_several_processes_are_put_together(tmp_path, monkeypatch
 
 def test_arrays_of_somebody_else_are_left_as_they_are(tmp_path):
     (tmp_path / "images-00000.npy").write_text("mine")
-    with pytest.raises(StorageError, match="images-00000.npy was not made by dfkd_jax"):
+    with pytest.raises(StorageError, match=r"00000\.npy was not made by dfkd_jax"):
         TransferSet(tmp_path, MANIFEST)
     assert [path.name for path in tmp_path.iterdir()] == ["images-00000.npy"]
 
@@ -202,7 +202,5 @@ def test_a_shard_that_may_not_be_read_is_not_made_again(full, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(storage.files, "sha256", refuse)
-    with pytest.raises(
-        CheckpointError, match=r"npy cannot be read \(Permission denied"
-    ):
+    with pytest.raises(CheckpointError, match=r"npy cannot be read \(Permission"):
         full.verify()
