@@ -7,8 +7,9 @@
     student.logits(images).argmax(-1)
     student.save("student.safetensors")
 
-Nothing here but `configure` sets anything that is global: JAX runs on the devices that
-it has. On a CPU that is one; `configure`, called before JAX is used, makes one a core.
+JAX runs on the devices that it has. On a CPU that is one; `configure`, called before
+JAX is used, makes one a core. The import sets a flag in XLA_FLAGS that keeps some
+versions of JAX from wrong sums; nothing else that is global is set here.
 """
 
 import dataclasses
@@ -26,11 +27,13 @@ from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
 from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
 from dfkd_jax.exporting import networks
-from dfkd_jax.runtime import parallel, weights
+from dfkd_jax.runtime import arrays, parallel, weights
 from dfkd_jax.runtime.weights import TrainedNetwork
 from dfkd_jax.teachers import weights as teachers
 
 TEACHER = "teacher.safetensors"
+
+parallel.sum_rightly()
 
 
 def configure(*, cpu_devices: int = 0) -> None:
@@ -236,13 +239,16 @@ def evaluate(
     Raises:
         CheckpointError: The images are not what the network takes.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
     shape = tuple(trained.description.image_shape)
-    if images.shape[1:] != shape or labels.shape != images.shape[:1]:
-        raise CheckpointError(
-            f"The network takes images {shape}; these are {images.shape}, with labels "
-            f"{labels.shape}."
+    try:
+        images, labels = arrays.labelled(
+            images,
+            labels,
+            image_shape=shape,
+            num_classes=trained.description.num_classes,
         )
+    except ValueError as error:
+        raise CheckpointError(f"The network takes images {shape}: {error}.") from error
     other = teacher or trained
     figures = evaluation.evaluate(
         trained.module,

@@ -29,7 +29,7 @@ def get_config(path: str) -> ConfigDict:
         ConfigError: It is not there, too large, no JSON object, or names code.
     """
     try:
-        values = files.read_json(pathlib.Path(path), most_bytes=MOST_BYTES)
+        values = files.read_json(pathlib.Path(path), max_bytes=MOST_BYTES)
         return ConfigDict(settings(values, source=f"--config={path}"))
     except CheckpointError as error:
         raise ConfigError(f"--config={path}: {error.__cause__}.") from error

@@ -65,6 +65,9 @@ def run(
             source=f"The teacher {config.teacher.weights}",
             setting="config.data.dataset",
         )
+    if config.data.file and hosts.is_first():  # Before work, rather than after it.
+        real = held_out.load(config.data, split=config.data.split, report=progress.say)
+        real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
     if student is None:
         student = registry.create(
             config.student.name,
@@ -97,6 +100,7 @@ def run(
                 class_names=evaluation.class_names(teacher.description),
                 workdir=workdir,
                 stopwatch=stopwatch,
+                warn_of_images=lambda: _warn(findings.of_transfer_set(workdir)),
             )
         )
         if not hosts.is_first():
@@ -169,7 +173,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     try:
         real = held_out.load(config.data, split=split, report=progress.say)
     except DataUnavailableError as error:
-        _tell_warnings(results)
+        _warn(results.get("warnings", ()))  # None yet if of another split.
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
             "evaluated. "
@@ -177,7 +181,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         )
         return error.exit_status
     if real is None:
-        _tell_warnings(results)
+        _warn(results.get("warnings", ()))  # None yet if of another split.
         progress.say(
             f"The student is made: {workdir / 'student.safetensors'}. No test set is "
             "named in config.data, so it is not evaluated."
@@ -218,8 +222,8 @@ def _keep_results(results, workdir):
     files.write_json(path, results, sealed=True)
 
 
-def _tell_warnings(results):
-    for warning in results.get("warnings", ()):  # None yet if of another split.
+def _warn(warnings):
+    for warning in warnings:
         progress.warn(warning)
 
 

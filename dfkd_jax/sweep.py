@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         split=FLAGS.split,
         workdir=workdir,
     )
-    outcome.check_workdirs(runs)
+    outcome.check_workdirs(runs, workdir / "sweep.json")
     if FLAGS.dry_run:
         for run in runs:
             progress.say(execution.command(run))

@@ -273,7 +273,7 @@ def _read_drawn(path, num_classes):
     if not path.is_file():
         return {}, ()
     try:
-        read = arrays.read_npz(path, DISTRIBUTIONS, most_bytes=MAX_BYTES)
+        read = arrays.read_npz(path, DISTRIBUTIONS, max_bytes=MAX_BYTES)
         drawn = {
             name: np.asarray(labels, np.float32)[:MAX_DRAWS]
             for name, labels in read.items()

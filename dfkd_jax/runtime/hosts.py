@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from dfkd_jax.errors import ConfigError, DfkdError, ProcessError
+from dfkd_jax.errors import ConfigError, DfkdError, ProcessError, StorageError
 from dfkd_jax.runtime import progress, stopping
 
 T = TypeVar("T")
@@ -53,6 +53,13 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this is the process that prints and writes results."""
     return _index == 0
+
+
+def backends_started() -> bool:
+    """Whether JAX has been used, so that its flags and devices can change no more."""
+    from jax._src import xla_bridge  # Every public way starts them.
+
+    return xla_bridge.backends_are_initialized()
 
 
 def own_part(sequence: Sequence[T]) -> Sequence[T]:
@@ -213,20 +220,28 @@ def leave(status: int) -> None:
 def ending_together() -> Iterator[None]:
     """Around a run: waits for the verdict where another process may have died.
 
-    A collective or a barrier with a dead process can fail before JAX knows that it is
-    dead. An error that this process has by itself passes at once.
+    A collective, a barrier or a checkpoint with a dead process can fail, with any kind
+    of error, before JAX knows that it is dead. An error that this process has by itself
+    passes at once.
     """
     try:
         yield
     except Exception as error:
         if _count == 1:
             raise
-        if isinstance(error.__cause__ or error, RuntimeError):  # As JAX's own are.
+        if not _by_itself(error):
             time.sleep(SILENT_SECONDS + 20)  # JAX ends this process meanwhile.
         if isinstance(error, DfkdError):
             raise
         traceback.print_exc()
         leave(1)
+
+
+def _by_itself(error):
+    """Whether an error has nothing to do with other processes."""
+    cause = error.__cause__
+    own = cause is None or isinstance(cause, DfkdError | OSError)
+    return isinstance(error, StorageError) or (isinstance(error, DfkdError) and own)
 
 
 # The parent -----------------------------------------------------------------------

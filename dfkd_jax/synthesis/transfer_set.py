@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import files, hosts
 
 FORMAT = "dfkd_jax-transfer-set-1"
@@ -89,6 +89,7 @@ class TransferSet:
 
         Raises:
             CheckpointError: `folder` holds a transfer set of other settings.
+            StorageError: It holds arrays that are of no transfer set.
         """
         self._open: dict[tuple[int, int], int] = {}
         weakref.finalize(self, _close, self._open)
@@ -104,9 +105,15 @@ class TransferSet:
             if files.read_object(path) != wanted:
                 raise CheckpointError(
                     f"{path} belongs to another teacher or other settings: choose "
-                    "another --workdir, or delete that folder."
+                    "another --workdir."
                 )
         elif hosts.is_first():
+            strange = next(folder.glob("*.npy"), None)
+            if strange and not any(folder.glob("shards*.jsonl")):
+                raise StorageError(
+                    f"{strange} was not made by dfkd_jax, which keeps shards there: "
+                    "move it elsewhere, or choose another --workdir."
+                )
             files.write_json(path, wanted, sealed=True)
         self._set = files.digest(wanted)
         self._shards = self._read_index()
@@ -275,8 +282,8 @@ class TransferSet:
         except OSError as error:
             reason = error.strerror
         raise CheckpointError(
-            f"Cannot read {self.paths(shard)[number]} ({reason}): delete it and give "
-            "the same command again to have it made again."
+            f"Cannot read {self.paths(shard)[number]} ({reason}): check its "
+            "permissions, or delete it to have the same command make it again."
         )
 
     def _file(self, shard, number):
@@ -315,6 +322,10 @@ def _is_plain_file(path):
 def _sha256(path):
     try:
         return files.sha256(path)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check its permissions."
+        ) from error
     except OSError:
         return ""  # A bad block of the disk, say.
 

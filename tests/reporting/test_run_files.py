@@ -132,7 +132,7 @@ def test_damaged_drawn_labels_are_left_out(maker, damage):
     ("content", "message"),
     [
         (None, "is no work directory"),
-        ("{", "cannot be read"),
+        ("{", "is damaged"),
         (json.dumps({"config": {"name": "t"}}), "teacher training"),
     ],
 )

@@ -1,11 +1,12 @@
 """One process by itself; several are in `system/test_hosts.py`."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 
-from dfkd_jax.errors import CheckpointError, ConfigError
+from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, StorageError
 from dfkd_jax.runtime import hosts
 
 
@@ -23,6 +24,31 @@ def test_errors_of_a_process_alone_pass_at_once():
     for error in (CheckpointError("damaged"), RuntimeError("of JAX")):
         with pytest.raises(type(error), match=str(error)), hosts.ending_together():
             raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "waits"),
+    [
+        (ValueError("Gloo AllGather failed"), None, True),
+        (CheckpointError("not restored"), ValueError("Gloo AllGather failed"), True),
+        (CheckpointError("not restored"), RuntimeError("of JAX"), True),
+        (StorageError("full"), ValueError("No space left on device"), False),
+        (StorageError("full"), OSError(28, "No space left on device"), False),
+        (ConfigError("no such setting"), None, False),
+    ],
+)
+def test_of_several_who_fails_with_others_waits_for_the_verdict(
+    monkeypatch, error, cause, waits
+):
+    """A process that died is named by JAX, later than calls with it fail."""
+    waited, left = [], []
+    monkeypatch.setattr(hosts, "_count", 2)
+    monkeypatch.setattr(hosts.time, "sleep", waited.append)
+    monkeypatch.setattr(hosts, "leave", left.append)
+    with contextlib.suppress(DfkdError), hosts.ending_together():
+        raise error from cause
+    assert bool(waited) == waits
+    assert left == ([] if isinstance(error, DfkdError) else [1])
 
 
 def test_a_cluster_that_says_nonsense_is_named_with_the_remedy(monkeypatch):
