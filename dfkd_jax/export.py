@@ -48,7 +48,6 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
     Raises:
         CheckpointError: There is no such network.
     """
-    from dfkd_jax.runtime.weights import TrainedNetwork
     from dfkd_jax.teachers import weights as teachers
 
     shipped = teachers.shipped()
@@ -72,8 +71,7 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
             f"{path} holds no student.safetensors: give the command of the run again "
             "to have the student made, or name another work directory."
         )
-    _, network, variables, description = evaluate.load_checkpoint(path, module=module)
-    return TrainedNetwork(module=network, variables=variables, description=description)
+    return evaluate.load_checkpoint(path, module=module)[1]
 
 
 def load_transfer_set(checkpoint: str) -> Any:
