@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
@@ -164,10 +165,10 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
         problem = _reason(error)
     if problem:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint of Orbax ({problem}): name the "
-            "folder of a checkpoint, or of a series of them, that is whole."
+            f"Checkpoint {path} cannot be restored ({problem}): name the folder of a "
+            "whole checkpoint of Orbax, or of a series of them."
         )
-    return _variables(tree, path)
+    return jax.tree.map(np.asarray, _variables(tree, path))
 
 
 def _variables(tree, path):
