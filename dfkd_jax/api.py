@@ -11,10 +11,12 @@ Nothing here but `configure` sets anything that is global: JAX runs on the devic
 it has. On a CPU that is one; `configure`, called before JAX is used, makes one a core.
 """
 
+import contextlib
 import dataclasses
 import operator
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from dfkd_jax import command_line, pipeline
 from dfkd_jax import config as configs
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
-from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
+from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mean
 from dfkd_jax.exporting import networks
 from dfkd_jax.models import registry
 from dfkd_jax.runtime import descriptions, parallel, weights
@@ -32,6 +34,15 @@ from dfkd_jax.runtime.weights import TrainedNetwork
 from dfkd_jax.teachers import weights as teachers
 
 TEACHER = "teacher.safetensors"
+_NAMES_IN_PYTHON = (
+    (r"config\.(targets|synthesis|distillation)\.(\w+)", r'\1["\2"]'),
+    (r"config\.teacher\.weights\b", "teacher"),
+    (r"config\.student\.(network|module)\b", "student"),
+    (r"config\.student\.arguments\b", "the student's fields"),
+    (r"config\.(teacher\.)?(\w)", r"\2"),
+    (r"--format\b", "format_name"),
+    (r"--(\w)", r"\1"),
+)
 
 
 def configure(*, cpu_devices: int = 0) -> None:
@@ -45,6 +56,19 @@ def configure(*, cpu_devices: int = 0) -> None:
     parallel.configure(cpu_devices=cpu_devices)
 
 
+@contextlib.contextmanager
+def _in_python() -> Iterator[None]:
+    """Errors name arguments of Python where those of the commands name settings."""
+    try:
+        yield
+    except DfkdError as error:
+        text = str(error)
+        for pattern, name in _NAMES_IN_PYTHON:
+            text = re.sub(pattern, name, text)
+        raise type(error)(text) from error
+
+
+@_in_python()
 def network(
     module: nn.Module,
     variables: Any,
@@ -99,6 +123,7 @@ def network(
     return found
 
 
+@_in_python()
 def load(
     weights_or_checkpoint: str | pathlib.Path, *, module: nn.Module | str = ""
 ) -> TrainedNetwork:
@@ -118,6 +143,7 @@ def load(
     return evaluation.load_checkpoint(path, module=module, flag="module")[1]
 
 
+@_in_python()
 def inspect(
     teacher: TrainedNetwork,
     *,
@@ -167,6 +193,7 @@ def run(
     return load(workdir, module=settings.student.module)
 
 
+@_in_python()
 def distil(
     teacher: TrainedNetwork,
     student: nn.Module | str,
@@ -232,6 +259,7 @@ def distil(
     return load(workdir, module="" if module is None else module)
 
 
+@_in_python()
 def evaluate(
     trained: TrainedNetwork,
     images: Any,
@@ -277,6 +305,7 @@ def evaluate(
     return figures
 
 
+@_in_python()
 def export(
     trained: TrainedNetwork, path: str | pathlib.Path, *, format_name: str = ""
 ) -> float:

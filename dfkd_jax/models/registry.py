@@ -58,6 +58,11 @@ def about(name: str) -> str:
     return next((text for key, text in _ABOUT.items() if name.startswith(key)), "")
 
 
+def class_of(name: str) -> str:
+    """The class behind a name, without its module, which may have moved."""
+    return NETWORKS.get(name, (name,))[0].rpartition(":")[2]
+
+
 def name_of(module: Any) -> str:
     """The class of a linen module, as `create` takes it."""
     kind = type(module)

@@ -20,6 +20,7 @@ from safetensors.numpy import save as serialise
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models import network as networks
+from dfkd_jax.models import registry
 from dfkd_jax.runtime import files
 from dfkd_jax.runtime.descriptions import Description, describe
 
@@ -184,10 +185,9 @@ class Stored:
             CheckpointError: It is another network, and no fingerprint would tell.
         """
         known = self.description.network
-        same_class = name.partition(":")[2] and known.endswith(
-            ":" + name.partition(":")[2]
-        )
-        if name != known and not (self.fingerprint or same_class):
+        moved = ":" in name and ":" in known and self.fingerprint
+        moved = moved or registry.class_of(name) == registry.class_of(known)
+        if name != known and not moved:
             raise CheckpointError(
                 f"{source} is of the network {known!r}, not of {name!r}: name that one."
             )

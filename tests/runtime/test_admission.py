@@ -258,7 +258,7 @@ def test_variables_that_are_none(change, phrase):
 
 @pytest.mark.parametrize("variables", [3, None, [], {"params": None}, {1: 2}, "x"])
 def test_values_that_are_no_variables(variables):
-    with pytest.raises(CheckpointError, match="variables|missing"):
+    with pytest.raises(CheckpointError, match=r"variables|missing"):
         weights.admit(Net(), variables, describe(Net()), source="The file")
 
 
@@ -432,7 +432,7 @@ def test_unknown_modes_without_such_layers(kind):
 @pytest.mark.parametrize("layer", ["dropout", "norm"])
 @pytest.mark.parametrize("kind", [Required, Always])
 def test_networks_that_cannot_be_evaluated(kind, layer):
-    with pytest.raises(CheckpointError, match="only one that says.*training"):
+    with pytest.raises(CheckpointError, match=r"only one that says.*training"):
         check_trainable(kind(layer=layer))
 
 

@@ -48,9 +48,7 @@ def settings(weights_path, **changes):
 @pytest.fixture
 def described(tmp_path):
     path = tmp_path / "teacher.safetensors"
-    api.network(
-        Net(), variables_of(), image_shape=SHAPE, mean=0.5, std=0.25
-    ).save(path)
+    api.network(Net(), variables_of(), image_shape=SHAPE, mean=0.5, std=0.25).save(path)
     return path
 
 
@@ -71,7 +69,7 @@ def test_settings_that_agree_with_the_file(described, changes):
         ({"image_shape": (5, 4, 1)}, r"config\.teacher\.image_shape=.* is not used"),
         ({"mapping": "m.json"}, r"config\.teacher\.mapping='m.json' is not used"),
         ({"arguments": {"width": 6}}, r"arguments\.width=6 is not used.*says 5"),
-        ({"module": "", "network": "lenet5"}, "does not fit the network 'lenet5'"),
+        ({"module": "", "network": "lenet5"}, "Net', not of 'lenet5'"),
     ],
     ids=["mean", "std", "image_shape", "mapping", "arguments", "network"],
 )
@@ -82,7 +80,7 @@ def test_settings_that_contradict_the_file(described, changes, phrase):
 
 def test_shipped_weights_of_another_network():
     given = config.NetworkConfig(network="lenet5_half", weights="mnist_lenet5")
-    with pytest.raises(CheckpointError, match="of the network 'lenet5', not of"):
+    with pytest.raises(CheckpointError, match="does not fit the network"):
         teachers.load(given)
 
 
@@ -109,7 +107,9 @@ def test_one_check_of_pixels_for_both_ways_in(mean, std, phrase):
 
 def flat(separator="/"):
     found = weights.flatten(variables_of())
-    return {key.replace("/", separator): np.asarray(leaf) for key, leaf in found.items()}
+    return {
+        key.replace("/", separator): np.asarray(leaf) for key, leaf in found.items()
+    }
 
 
 @pytest.mark.parametrize("separator", ["/", "."])
@@ -126,7 +126,10 @@ def to_int8(tensors):
 @pytest.mark.parametrize(
     ("change", "phrase"),
     [
-        (lambda t: t | {"params/first/scale": np.ones(1, np.float32)}, "first/scale is"),
+        (
+            lambda t: t | {"params/first/scale": np.ones(1, np.float32)},
+            "first/scale is",
+        ),
         (lambda t: t | {"ema/first/kernel": t["params/first/kernel"]}, "ema/first/ker"),
         (lambda t: t | {"other": np.ones(1, np.float32)}, "other is not part"),
         (to_int8, "kernel_scale is not part of it"),
@@ -151,9 +154,7 @@ def test_a_mapping_that_is_not_used(tmp_path):
 def test_a_network_of_ours_is_said_to_be_read(tmp_path, capsys):
     tensors, _ = weights.read_tensors(teachers.find("mnist_lenet5"))
     save_file(tensors, tmp_path / "w.safetensors")
-    given = settings(
-        tmp_path / "w.safetensors", module="", image_shape=(28, 28, 1)
-    )
+    given = settings(tmp_path / "w.safetensors", module="", image_shape=(28, 28, 1))
     teachers.load(given)
     said = capsys.readouterr()
     assert "read as lenet5 (ReLU and max pooling" in said.out + said.err
@@ -238,7 +239,7 @@ def test_a_folder_that_is_called_like_a_file(tmp_path):
     (tmp_path / "w.safetensors").mkdir()
     for name in ("w.safetensors", "w.pt"):
         (tmp_path / name).mkdir(exist_ok=True)
-        with pytest.raises(CheckpointError, match="folder|restored"):
+        with pytest.raises(CheckpointError, match=r"folder|restored"):
             teachers.load(settings(tmp_path / name))
 
 

@@ -69,13 +69,17 @@ def test_weight_norm_by_hand(tmp_path):
     size = np.array([[10.0], [1.0]], np.float32)
     for names in (
         ("fc.weight_v", "fc.weight_g"),
-        ("fc.parametrizations.weight.original1", "fc.parametrizations.weight.original0"),
+        (
+            "fc.parametrizations.weight.original1",
+            "fc.parametrizations.weight.original0",
+        ),
     ):
         found = read(tmp_path, dict(zip(names, (direction, size), strict=True)))
         np.testing.assert_allclose(found["fc.weight"], [[6, 8], [0, 1]])
         assert found.keys() == {"fc.weight"}
     whole = read(
-        tmp_path, {"fc.weight_v": direction[:1], "fc.weight_g": np.float32(10)}
+        tmp_path,
+        {"fc.weight_v": direction[:1], "fc.weight_g": np.asarray(10, np.float32)},
     )
     np.testing.assert_allclose(whole["fc.weight"], [[6, 8]])
 
