@@ -182,7 +182,7 @@ def load_checkpoint(
     name = stored.description.network
     if not module and name not in registry.NETWORKS:
         raise CheckpointError(
-            f"{path} is of the network {name!r}, which is not of this package: set "
+            f"{path} is of the network {name!r}, which is not of this package: say "
             f"{flag}={name} if you trust that code."
         )
     if isinstance(module, str):

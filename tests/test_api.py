@@ -108,7 +108,7 @@ def test_a_network_with_a_function_of_ones_own(tmp_path):
     path = tmp_path / "w.safetensors"
     network = make(Net(activation=sine))
     network.save(path)
-    with pytest.raises(CheckpointError, match=r"set module=.*:Net"):
+    with pytest.raises(CheckpointError, match=r"say module=.*:Net"):
         api.load(path)
     with pytest.raises(CheckpointError, match=r"activation.*api\.load\(path, module="):
         api.load(path, module=f"{__name__}:Net")

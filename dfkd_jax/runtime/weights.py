@@ -82,7 +82,8 @@ class TrainedNetwork:
     def _answers(self, pixels, *, contrast=1.0, scale=1.0):
         """Logits of pixels from 0 to 1 with images and parameters times a factor."""
         mean, std = np.float32(self.description.mean), np.float32(self.description.std)
-        params = jax.tree.map(lambda leaf: leaf * scale, self.variables["params"])
+        with np.errstate(over="ignore"):
+            params = jax.tree.map(lambda leaf: leaf * scale, self.variables["params"])
         variables = {**self.variables, "params": params}
         # Accelerators multiply float32 with fewer digits unless they are told.
         with jax.default_matmul_precision("highest"):
