@@ -176,6 +176,11 @@ def _teacher(folder, identity, results, sources):
     if network is None:
         return None
     yield _compare("teacher", identity.get("teacher_sha256"), network.sha256)
+    then = (identity.get("fingerprints") or {}).get("teacher")
+    yield from _attempt(
+        "logits of the teacher",
+        lambda: network.check_fingerprint(then, source="run.json"),
+    )[1]
     if results:
         claimed = (results.get("teacher") or {}).get("sha256")
         yield _compare("teacher in results", claimed, network.sha256)

@@ -237,7 +237,7 @@ def find_layer(
     """
     found = teacher.layers()
     name = name or networks.penultimate(found)
-    if not name:
+    if not (name and found):
         raise ConfigError(
             f"The teacher {teacher.description.network!r} has no layer with a kernel "
             "that is called once and gives a vector or feature maps: nothing can be a "
