@@ -31,7 +31,6 @@ from dfkd_jax.exporting import networks
 from dfkd_jax.models import registry
 from dfkd_jax.runtime import descriptions, parallel, weights
 from dfkd_jax.runtime.weights import TrainedNetwork
-from dfkd_jax.teachers import weights as teachers
 
 TEACHER = "teacher.safetensors"
 _NAMES_IN_PYTHON = (
@@ -139,7 +138,7 @@ def load(
     """
     if not isinstance(module, str):
         _check_module(module)
-    path = teachers.find(str(weights_or_checkpoint))
+    path = pathlib.Path(weights_or_checkpoint)
     return evaluation.load_checkpoint(path, module=module, flag="module")[1]
 
 

@@ -157,9 +157,9 @@ def load_checkpoint(
     """
     from dfkd_jax.models import registry
     from dfkd_jax.runtime import checkpoints, files, weights
+    from dfkd_jax.teachers import weights as teachers
 
-    if not path.exists():
-        raise CheckpointError(f"Checkpoint {path} is not there: check the path.")
+    path = teachers.find(str(path))
     candidates = (path, path / "student.safetensors", path / "teacher.safetensors")
     file = next((file for file in candidates if file.is_file()), None)
     run = find_run(path)

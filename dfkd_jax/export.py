@@ -50,13 +50,7 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
     """
     from dfkd_jax.teachers import weights as teachers
 
-    shipped = teachers.shipped()
-    path = shipped.get(checkpoint, pathlib.Path(checkpoint).expanduser())
-    if not path.exists():
-        raise CheckpointError(
-            f"Checkpoint {checkpoint!r} is neither a path nor among shipped weights "
-            f"({', '.join(shipped)}).{did_you_mean(checkpoint, shipped)}"
-        )
+    path = teachers.find(checkpoint)
     if which and not path.is_dir():
         raise ConfigError(
             f"--which={which} chooses from a work directory; {path} is a file: leave "

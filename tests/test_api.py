@@ -163,3 +163,28 @@ def test_a_run_knows_what_its_networks_compute(tmp_path):
     # An earlier release kept none.
     files.write_json(tmp_path / "run.json", {"seed": 1}, sealed=True)
     assert pipeline._fingerprints(tmp_path, of(Net(), Net())) == {}
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "~nobody-at-all/w", "", "\0", "a/b/c"])
+def test_paths_that_are_none(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        api.load(name)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("where", ["exists", "is_file", "open"])
+def test_files_and_folders_without_permission(tmp_path, monkeypatch, where):
+    path = tmp_path / "w.safetensors"
+    make().save(path)
+
+    def refuse(self, *arguments, **keywords):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), where, refuse)
+        with pytest.raises(CheckpointError, match="Permission denied"):
+            if where == "exists":
+                api.load(path)
+            else:
+                weights.read(path)

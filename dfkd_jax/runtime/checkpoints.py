@@ -145,8 +145,12 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         CheckpointError: There is none, it is damaged, or it holds several.
     """
-    steps = [path for path in folder.glob("*") if path.name.isdigit()]
-    path = max(steps, key=lambda path: int(path.name)) if steps else folder
+    # Orbax names a step's folder by its number, Flax with a word before it.
+    numbers = {path: path.name.removeprefix("checkpoint_") for path in folder.glob("*")}
+    steps = {
+        path: int(number) for path, number in numbers.items() if number.isdecimal()
+    }
+    path = max(steps, key=steps.__getitem__, default=folder)
     problem = problem_of(path)
     try:
         if not problem:

@@ -29,6 +29,7 @@ MOST_HEADER_BYTES = 16 * 2**20  # Some 100,000 tensors.
 MAX_FINGERPRINT_CLASSES = 1_000
 # Of the largest logit: more than other processors round, less than another function.
 TOLERANCE = 1e-3
+HALF_PRECISION = 30.0  # Times that, where a network rounds to 8 bits by itself.
 # What linen raises where a network is in training mode when it is evaluated.
 _MODE_ERRORS = (errors.InvalidRngError, errors.ModifyScopeVariableError)
 # Of safetensors, in NumPy's words; bfloat16 becomes float32.
@@ -91,6 +92,11 @@ class TrainedNetwork:
                 self._logits(variables, contrast * (pixels - mean) / std), np.float32
             )
 
+    def _is_of_half_precision(self):
+        """Whether the network itself computes in float16 or bfloat16 somewhere."""
+        images = fixed_images(self.description.image_shape)
+        return "f16[" in str(jax.make_jaxpr(self._logits)(self.variables, images))
+
     @functools.cached_property
     def _logits(self):
         return jax.jit(functools.partial(networks.logits, self.module))
@@ -144,6 +150,8 @@ class TrainedNetwork:
         apart, allowed = np.inf, TOLERANCE * np.abs(then).max(initial=0)
         if then.shape == now.shape:
             apart = np.abs(then - now).max(initial=0)
+        if apart > allowed and self._is_of_half_precision():
+            allowed *= HALF_PRECISION
         if apart <= allowed < np.inf:
             return
         fields = [
@@ -335,14 +343,11 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, s
 
 def check_readable(path: pathlib.Path) -> None:
     """Raises CheckpointError where `path` is no file that this user may read."""
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no file" if path.exists() else ""
-        raise CheckpointError(
-            f"Weights {path} are {found}: name a file."
-            if found
-            else f"Weights {path} are not there: check the path."
-        )
     try:
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "no regular file"
+            found = f"{kind}: name a file" if path.exists() else "not there"
+            raise CheckpointError(f"Weights {path} are {found}: check the path.")
         path.open("rb").close()
     except OSError as error:
         raise CheckpointError(

@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from dfkd_jax.errors import CheckpointError, did_you_mean
+from dfkd_jax.models import registry
 from dfkd_jax.runtime import weights
 from dfkd_jax.teachers import mappings
 from dfkd_jax.teachers.mappings import LayerMapping, Shapes, Source
@@ -80,11 +81,13 @@ def load(
     if layers is None:
         held = {name: array.shape for name, array in state_dict.items()}
         layers = mappings.shipped(network, _shapes(expected), held)
+        about = registry.about(network)
         if layers is None:
             raise CheckpointError(
                 f"{path} names its layers unlike the PyTorch counterpart of "
-                f"{network!r}, or there is none: say which layer is which in a JSON "
-                "file and set config.teacher.mapping to it.\n\n"
+                f"{network!r}{f' ({about})' if about else ''}, or there is none: say "
+                "which layer is which in a JSON file and set config.teacher.mapping to "
+                "it.\n\n"
                 f"The file holds:\n{_listing(state_dict)}\n\n"
                 'Begin the mapping with this, and replace every "?":\n'
                 f"{skeleton(state_dict, expected)}"

@@ -31,12 +31,16 @@ def find(name: str) -> pathlib.Path:
     known = shipped()
     if name in known:
         return known[name]
-    path = pathlib.Path(name).expanduser()
-    if path.exists():
-        return path
+    reason = ""
+    try:
+        path = pathlib.Path(name).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # Nobody's home; no permission; too long.
+        reason = f" ({getattr(error, 'strerror', '') or error})"
     raise CheckpointError(
-        f"Teacher weights {name!r} are neither shipped ({', '.join(known)}), nor a "
-        "file, nor a folder. A config of configs/teachers/ trains one."
+        f"Weights {name[:300]!r} are neither shipped ({', '.join(known)}), nor a file, "
+        f"nor a folder{reason}. A config of configs/teachers/ trains a teacher."
         + did_you_mean(name, known)
     )
 

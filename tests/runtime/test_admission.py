@@ -466,3 +466,19 @@ class Needs(nn.Module):
 
     def __call__(self, x):
         return self.inner(x)
+
+
+class Half(Net):
+    """Computes in bfloat16 whatever its fields say."""
+
+    dtype: Any = jnp.bfloat16
+
+
+def test_half_precision_rounds_more_on_other_processors():
+    wanted = admit(Half(), start(Net())).fingerprint
+    half, full = (admit(kind(), start(Net())) for kind in (Half, Net))
+    largest = np.abs(wanted).max()
+    near = (np.array(wanted) + 1e-2 * largest).tolist()
+    half.check_fingerprint(near, source="near")
+    with pytest.raises(CheckpointError, match="computes other logits"):
+        full.check_fingerprint(near, source="near")

@@ -204,6 +204,15 @@ def test_trees_of_orbax(tmp_path, name):
     )
 
 
+@pytest.mark.parametrize("name", ["{}", "checkpoint_{}"])
+def test_the_latest_of_a_series(tmp_path, name):
+    for step in (9, 10):
+        scaled = jax.tree.map(lambda leaf, step=step: leaf * step, PARAMS)
+        ocp.save(tmp_path / name.format(step), {"params": scaled})
+    found = teachers.load(settings(tmp_path)).variables["params"]["last"]["kernel"]
+    np.testing.assert_allclose(found, 10 * PARAMS["last"]["kernel"])
+
+
 @pytest.mark.parametrize(
     ("tree", "phrase"),
     [
