@@ -87,7 +87,7 @@ class NoKernel(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return x.mean((1, 2)) + self.param("bias", nn.initializers.ones, (1, 1))
+        return x.mean((1, 2)) + self.param("bias", nn.initializers.ones, (1, 2))
 
 
 class NoLogits(nn.Module):
