@@ -30,11 +30,10 @@ import shlex
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from dfkd_jax import command_line, config
+from dfkd_jax import command_line, config, config_files
 from dfkd_jax.data import held_out
-from dfkd_jax.errors import ConfigError, DataUnavailableError
+from dfkd_jax.errors import DataUnavailableError
 from dfkd_jax.runtime import hosts, progress
 
 FLAGS = flags.FLAGS
@@ -43,9 +42,7 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> int:
     """Flags to config to stages; the exit status."""
     del argv
-    if FLAGS.config is None:
-        raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
-    settings = config.parse(FLAGS.config.to_dict())
+    settings = config_files.chosen(FLAGS.config)
     workdir = pathlib.Path(
         FLAGS.workdir or f"runs/{settings.folder}/seed{settings.seed}"
     )
@@ -75,9 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, with `:variant` if it has any; required."
-    )
+    config_files.define_flag("Config file, with `:variant` if it has any; required.")
     flags.DEFINE_string(
         "workdir",
         None,

@@ -104,9 +104,9 @@ def installed(tmp_path_factory):
 def test_installed_copy_finds_its_configs_and_teacher(lab, installed, tmp_path):
     program = """
 import dfkd_jax, runpy, sys
-from dfkd_jax import command_line
+from dfkd_jax import config_files
 from dfkd_jax.teachers import weights
-folder = command_line.config_folder()
+folder = config_files.config_folder()
 print(dfkd_jax.__file__, folder, *weights.shipped().values(), sep="\\n")
 print(*sorted(f"configs/{path.relative_to(folder)}" for path in folder.rglob("*.py")))
 """
