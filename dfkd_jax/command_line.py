@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from dfkd_jax import settings
 from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean, shown
-from dfkd_jax.runtime import hosts, stopping
+from dfkd_jax.runtime import hosts, places, stopping
 
 FLAGS = flags.FLAGS
 MIN_COLUMNS = 40  # Help cannot be wrapped into less.
@@ -154,6 +155,9 @@ def _parse(argv: list[str]) -> list[str]:
                 raise ConfigError(
                     f"--{name} is given {flag.present} times: give it once."
                 )
+            if flag.present and isinstance(flag.value, str):
+                flag.value = _path(flag.value, source=f"--{name}")
+        left[1:] = [_path(word, source="argument") for word in left[1:]]
         changes.clear()
         changes.update(found)
         return left
@@ -163,6 +167,15 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(_fail(ConfigError(" ".join(str(error).split()))))
     except DfkdError as error:
         sys.exit(_fail(error))
+
+
+def _path(text, *, source):
+    """What may be a path, with `~` expanded: no shell does it after an equals sign."""
+    if len(text) > settings.MAX_TEXT:
+        raise ConfigError(
+            f"{source}={shown(text)} is longer than {settings.MAX_TEXT:,} characters."
+        )
+    return places.expand(text, source=source) if text.startswith("~") else text
 
 
 def _split(argv):

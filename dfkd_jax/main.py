@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     workdir = pathlib.Path(
         FLAGS.workdir or f"runs/{settings.folder}/seed{settings.seed}"
     )
+    hosts.named(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)  # Or refuses.
     availability = held_out.preflight(settings.data)
     hosts.join(
         coordinator=FLAGS.coordinator,

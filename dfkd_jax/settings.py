@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from dfkd_jax.errors import MAX_SHOWN, ConfigError, did_you_mean, shown
+from dfkd_jax.runtime import places
 
 T = TypeVar("T")
 
@@ -173,8 +174,8 @@ def change(cls: type, values: dict[str, Any], key: str, text: str) -> None:
     if dataclasses.is_dataclass(kind):
         example = f"{key}.{dataclasses.fields(kind)[0].name}"
         raise ConfigError(
-            f"--config.{key}={text[:MAX_SHOWN]}: config.{key} is a group of settings; set "
-            f"one of them, as in --config.{example}=…."
+            f"--config.{key}={text[:MAX_SHOWN]}: config.{key} is a group of settings; "
+            f"set one of them, as in --config.{example}=…."
         )
     place[last] = _parse(kind, text, key)
 
@@ -341,6 +342,8 @@ def _check_text(value, path):
         f"it is longer than {MAX_TEXT:,} characters, or than {MAX_NAME} between "
         "slashes, which no path can be",
     )
+    if value.startswith("~"):
+        places.expand(value, source=f"config.{path}")
     require(
         value.isprintable(), path, value, "it holds characters that cannot be printed"
     )
