@@ -53,7 +53,7 @@ def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
                 if error.filename is None:
                     raise
                 reason = f"{shown(str(error.filename))}: {error.strerror}."
-                status = _fail(DfkdError(reason))
+                status = _fail(DfkdError(f"{reason} Name another."))
             stopping.finish()
         except stopping.StopRequested as request:
             _stop(request)

@@ -27,6 +27,8 @@ from dfkd_jax.settings import (
 _OPTIMIZERS = ("adamw", "sgd")
 _SCHEDULES = ("cosine", "constant")
 _WEIGHT = {"at_least": 0}
+_EXTENT = {"at_least": 0, "at_most": 10}
+_PIXELS = {"at_least": 0, "at_most": 16_384}
 _COUNT = {"at_least": 1}
 _RATE = {"above": 0}
 _CHANCE = {"at_least": 0, "at_most": 1}
@@ -207,7 +209,7 @@ class SynthesisConfig:
     batch_norm_distance: str = setting(
         "relative", choices=("absolute", "relative"), needs=("batch_norm", bool)
     )
-    max_shift: int = setting(1, at_least=0, at_most=16_384, **_OPTIMIZED)
+    max_shift: int = setting(1, **_PIXELS, **_OPTIMIZED)
     flip: float = setting(0.0, **_CHANCE, **_OPTIMIZED)
     checkpoint_seconds: float = setting(60.0, **_WEIGHT)
 
@@ -304,16 +306,16 @@ class DistillationConfig:
     class_balance: float = setting(0.0, **_CHANCE)
     mixup: float = setting(0.4, **_CHANCE)
     cutmix: float = setting(0.3, **_CHANCE)
-    max_shift: int = setting(0, at_least=0, at_most=16_384)
+    max_shift: int = setting(0, **_PIXELS)
     flip: float = setting(0.0, **_CHANCE)
     mirror: float = setting(0.0, **_CHANCE)
     fill: float = setting(0.0, **_CHANCE)
-    shift: float = setting(0.5, **_WEIGHT)
-    affine: float = setting(0.2, **_WEIGHT)
-    elastic: float = setting(0.5, **_WEIGHT)
-    contrast: float = setting(0.0, **_WEIGHT)
-    brightness: float = setting(0.0, **_WEIGHT)
-    noise: float = setting(0.0, **_WEIGHT)
+    shift: float = setting(0.5, **_PIXELS)
+    affine: float = setting(0.2, **_EXTENT)
+    elastic: float = setting(0.5, **_PIXELS)
+    contrast: float = setting(0.0, **_EXTENT)
+    brightness: float = setting(0.0, **_EXTENT)
+    noise: float = setting(0.0, **_EXTENT)
     log_every: int = setting(100, **_COUNT)
     checkpoint_every: int = setting(1_000, **_COUNT)
 
@@ -614,16 +616,16 @@ class TeacherTrainingConfig:
     cpu_devices: int = setting(0, at_least=0, at_most=1_024)
     compute_dtype: str = setting("float32", choices=("float32", "bfloat16"))
     network: str = setting("lenet5", choices=tuple(registry.NETWORKS))
-    num_epochs: int = setting(20, **_COUNT)
+    num_epochs: int = setting(20, at_least=1, at_most=10_000)
     batch_size: int = setting(128, **_COUNT)
     optimizer: str = setting("adamw", choices=_OPTIMIZERS)
     learning_rate: float = setting(2e-3, **_RATE)
     warmup_steps: int = setting(200, **_WEIGHT)
     weight_decay: float = setting(1e-4, **_WEIGHT)
     momentum: float = setting(0.9, **_MOMENTUM)
-    max_shift: int = setting(2, at_least=0, at_most=16_384)
+    max_shift: int = setting(2, **_PIXELS)
     flip: float = setting(0.0, **_CHANCE)
-    cutout: int = setting(0, at_least=0, at_most=16_384)
+    cutout: int = setting(0, **_PIXELS)
     log_every: int = setting(100, **_COUNT)
     checkpoint_every: int = setting(1_000, **_COUNT)
     data: DataConfig = DataConfig()

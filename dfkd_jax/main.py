@@ -31,8 +31,8 @@ import sys
 
 from absl import flags
 
-from dfkd_jax import command_line, config, config_files
-from dfkd_jax.data import held_out
+from dfkd_jax import command_line, config, config_files, limits
+from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import DataUnavailableError
 from dfkd_jax.runtime import hosts, progress
 
@@ -65,6 +65,14 @@ def main(argv: list[str]) -> int:
             "will be made all the same and the exit status will be 3."
         )
     if isinstance(settings, config.TeacherTrainingConfig):
+        spec = datasets.spec(settings.data.dataset)
+        limits.check(
+            settings,
+            image_shape=spec.image_shape,
+            num_classes=len(spec.class_names),
+            num_parameters=0,
+            workdir=workdir,
+        )
         from dfkd_jax.teachers import pipeline
     else:
         from dfkd_jax import pipeline

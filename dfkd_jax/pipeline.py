@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from dfkd_jax import evaluate as evaluation
+from dfkd_jax import limits
 from dfkd_jax.config import StudentConfig, kind_of
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import CheckpointError, DataUnavailableError
@@ -71,7 +72,13 @@ def run(
             num_classes=description.num_classes,
             arguments=config.student.arguments,
         )
-    _check_student(student, description)
+    limits.check(
+        config,
+        image_shape=description.image_shape,
+        num_classes=description.num_classes,
+        num_parameters=_check_student(student, description),
+        workdir=workdir,
+    )
     method.check(config, teacher, student)
     settings = dataclasses.asdict(config)
     # What evaluation reads may change between two starts; real images that are learnt
@@ -140,8 +147,8 @@ def run(
 
 
 def _check_student(student, description):
-    """Before work starts: it takes the teacher's images and tells its classes apart."""
-    _, num_classes = weights.trace(
+    """Returns how many parameters it has; it must suit the teacher's task."""
+    variables, num_classes = weights.trace(
         student, description.image_shape, network=description.network
     )
     if num_classes != description.num_classes:
@@ -149,6 +156,7 @@ def _check_student(student, description):
             f"The student {description.network!r} tells {num_classes} classes apart, "
             f"the teacher {description.num_classes}: change config.student.arguments."
         )
+    return weights.count(variables)
 
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):

@@ -158,12 +158,6 @@ RANGES = {
             "distillation": [
                 "weight_decay",
                 "feature_weight",
-                "shift",
-                "affine",
-                "elastic",
-                "contrast",
-                "brightness",
-                "noise",
             ],
         },
         UNIT: {
@@ -212,12 +206,16 @@ RANGES = {
     },
     "metadata": {POSITIVE: {"synthesis": ["images_per_device"]}},
     "teacher": {
-        POSITIVE: {"": ["num_epochs", "batch_size", "log_every", "checkpoint_every"]},
+        POSITIVE: {"": ["batch_size", "log_every", "checkpoint_every"]},
         ABOVE_ZERO: {"": ["learning_rate"]},
         NOT_NEGATIVE: {"": ["warmup_steps", "weight_decay"]},
         UNIT: {"": ["flip"]},
     },
 }
+
+
+EXTENTS = ("affine", "contrast", "brightness", "noise")
+PIXELS = ("shift", "elastic")
 
 
 def range_cases():
@@ -256,6 +254,8 @@ def test_values_out_of_range(kind, path, value, message):
         ("targets.betas", (), "name at least one"),
         ("targets.betas", (1.0, 0.0), "each must be above 0"),
         ("distillation.warmup_steps", -1, "0 or more"),
+        *((f"distillation.{key}", -1.0, "from 0 to 10") for key in EXTENTS),
+        *((f"distillation.{key}", 1e5, "from 0 to 16,384") for key in PIXELS),
         ("cpu_devices", -1, "from 0 to 1,024"),
         ("targets.grid", 0, "from 1 to 1,024"),
         ("synthesis.max_shift", -1, "from 0 to"),
