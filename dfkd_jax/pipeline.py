@@ -20,7 +20,7 @@ from dfkd_jax.methods import registry as methods
 from dfkd_jax.methods.task import Task
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures, findings, pages, tables
-from dfkd_jax.runtime import files, hosts, parallel, progress, weights, writers
+from dfkd_jax.runtime import files, hosts, parallel, progress, records, weights, writers
 from dfkd_jax.runtime.workdir import open_workdir, source, versions
 from dfkd_jax.teachers import weights as teachers
 
@@ -162,13 +162,14 @@ def _check_student(student, description):
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     path = workdir / "results.json"
     split = config.data.split
-    before = files.read_object(path) if path.exists() else {}
+    before = records.read(path) if path.exists() else {}
     if before:
         _check_results(path, before, results)
         # Of another test set that is evaluated anew.
         same = before.get("dataset") == results["dataset"]
         if same and before["student"].get(f"{split}_accuracy") is not None:
-            tables.print_summary(before, workdir)
+            with records.as_written(path):
+                tables.print_summary(before, workdir)
             return 0
     # Those of the other split are kept until this one is had.
     if not before.get("student", {}).get("evaluation"):
