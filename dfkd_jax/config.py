@@ -729,12 +729,13 @@ def parse(
     """
     cls, values = kind_of_values(values)
     result = from_mapping(cls, values)
+    own = dataclasses.asdict(cls(name="unnamed"))
     accepted = {}
     if base is not None:
         _, base = kind_of_values(base)
-        idle = () if shipped else {key for key, *_ in unused(cls, base)}
+        idle = () if shipped else {key for key, *_ in unused(cls, base, own)}
         accepted = {key: value for key, value in _flat(base) if key not in idle}
-    for key, value, reason in unused(cls, values):
+    for key, value, reason in unused(cls, values, own):
         if key not in accepted or accepted[key] != value:
             raise ConfigError(
                 f"config.{key}={shown(value)} has no effect with {reason}: leave it "

@@ -117,29 +117,22 @@ def unknown(path: str, known: Any) -> ConfigError:
 
 
 def unused(
-    cls: type, values: Mapping[str, Any], path: str = ""
+    cls: type, values: Mapping[str, Any], defaults: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, Any, str]]:
-    """Settings in `values`, other than at their defaults, that have no effect.
+    """Settings in `values`, other than in `defaults`, that have no effect.
 
     Yields the name of each, its value, and the setting that makes it so.
     """
-    given = {field.name: default_of(field) for field in dataclasses.fields(cls)}
-    given |= values
+    given = {**defaults, **values}
     for field in dataclasses.fields(cls):
         value, where = given[field.name], join(path, field.name)
+        default = defaults[field.name]
         if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
-            yield from unused(field.type, value, where)
+            yield from unused(field.type, value, default, where)
             continue
         other, satisfied = field.metadata.get("needs") or ("", bool)
-        if other and value != default_of(field) and not satisfied(given[other]):
+        if other and value != default and not satisfied(given[other]):
             yield where, value, f"config.{join(path, other)}={shown(given[other])}"
-
-
-def default_of(field: Any) -> Any:
-    """What a field is where it is not given."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
 
 
 def paths(cls: type, path: str = "") -> Iterator[str]:

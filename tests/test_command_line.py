@@ -8,7 +8,7 @@ import sys
 import pytest
 from absl import flags
 
-from dfkd_jax import command_line, config_files
+from dfkd_jax import command_line, config, config_files
 from dfkd_jax.errors import ConfigError
 
 SMOKE = "--config=configs/mnist.py:smoke"
@@ -218,6 +218,17 @@ def get_config():
     config.targets.sigma = 3.0
     return config
 """
+
+
+@pytest.mark.parametrize("kind", config.KINDS)
+def test_defaults_have_an_effect_or_are_left_alone(kind):
+    """Of the kind, that is: its student has another default than a network has."""
+    values = config.default_config(kind)
+    values.name = "mine"
+    for role in ("teacher", "student"):
+        if role in values:
+            values[role].module = "my_package:Net"
+    config.parse(values.to_dict())
 
 
 def test_a_setting_without_effect(tmp_path):
