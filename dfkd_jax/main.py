@@ -20,6 +20,8 @@ directory, which they must share (docs/scaling.md):
 
 Under Slurm, Open MPI, Kubernetes and on TPU pods JAX finds these three by itself.
 
+--verbosity=0 brings back what libraries log, and shows tracebacks.
+
 Exit status: 0 done; 1 weights, checkpoint, disk or numbers; 2 flags or config; 3 the
 student is made but the held-out test set could not be had (give the command again to
 evaluate only); 130, 143 stopped by SIGINT, SIGTERM, with the step under way saved.
