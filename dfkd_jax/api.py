@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from dfkd_jax import command_line, pipeline
 from dfkd_jax import config as configs
+from dfkd_jax import config_files, pipeline
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mean
@@ -184,11 +184,7 @@ def run(
     Raises:
         DfkdError: A setting, the weights, the disk or the numbers; see `errors`.
     """
-    values = command_line.read_config(config).to_dict()
-    for key, value in changes.items():
-        section = values.get(key) or {}
-        values[key] = section | value if isinstance(value, Mapping) else value
-    settings = configs.parse(values)
+    settings = config_files.read_settings(config, changes=changes)
     if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
     pipeline.run(settings, pathlib.Path(workdir), command=f"dfkd_jax.api.run {config}")
@@ -235,9 +231,9 @@ def distil(
             "arguments": registry.arguments_of(student),
         }
         module = student
-    settings = configs.from_mapping(
-        configs.ExperimentConfig,
+    settings = configs.parse(
         {
+            "kind": "distillation",
             "name": "distil",
             "seed": seed,
             "teacher": _of_description(teacher.description) | {"weights": TEACHER},

@@ -288,7 +288,7 @@ def test_one_module_says_orbax(imports):
 def test_flags_are_read_by_commands_alone(imports):
     commands = {"main", "evaluate", "inspect", "export", "report", "verify"}
     commands |= {"sweep", "sweeps.plan", "reporting.__main__", "reporting.label_study"}
-    commands |= {"neighbours", "command_line"}
+    commands |= {"neighbours", "command_line", "config_files"}
     importing = {
         m for m in imports.trees if violations(imports, [m], ["absl"], direct=True)
     }
@@ -313,6 +313,8 @@ def test_flags_are_read_by_commands_alone(imports):
         "neighbours",
         "json_settings",
         "command_line",
+        "config_files",
+        "settings",
         "errors",
         "models.registry",
     ],

@@ -32,7 +32,7 @@ from absl import flags
 from dfkd_jax import command_line
 from dfkd_jax.errors import ConfigError, ResultsError
 from dfkd_jax.reporting import documents, result_figures, result_tables, results_files
-from dfkd_jax.runtime import files, progress
+from dfkd_jax.runtime import files, progress, records
 
 FLAGS = flags.FLAGS
 
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     for path in runs:
         if not path.is_dir():
             raise ConfigError(f"--runs={path}: no such folder.")
-    update(folder, runs=runs, check=FLAGS.check)
+    with records.as_written(folder):
+        update(folder, runs=runs, check=FLAGS.check)
     return 0
 
 

@@ -24,9 +24,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from dfkd_jax import command_line, config
+from dfkd_jax import command_line, config, config_files
 from dfkd_jax.errors import ConfigError, MissingPackageError
 
 FLAGS = flags.FLAGS
@@ -242,7 +241,7 @@ def main(argv: list[str]) -> int:
             "Name a config and a file: --config=configs/mnist.py "
             "--output=results/soft_labels/mnist.json (see --help)."
         )
-    settings = config.parse(FLAGS.config.to_dict())
+    settings = config_files.chosen(FLAGS.config)
     if not isinstance(settings, config.ExperimentConfig):
         raise ConfigError("Name the config of a distillation without real data.")
     if importlib.util.find_spec("sklearn") is None:
@@ -291,9 +290,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config of a distillation: teacher and targets; required."
-    )
+    config_files.define_flag("Config of a distillation: teacher and targets; required.")
     flags.DEFINE_multi_string(
         "runs", [], "Folders with runs, to ask the teacher about."
     )

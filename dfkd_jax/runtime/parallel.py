@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.runtime import compiled, hosts, progress
+from dfkd_jax.runtime import compiled, hosts, places, progress
 
 AXIS = "devices"
 RIGHT_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
@@ -55,8 +55,8 @@ def configure(*, cpu_devices: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         _divide_cpu(cpu_devices or cores)
     if jax.config.jax_compilation_cache_dir is None:
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        compiled.keep_in(os.path.join(root, "dfkd_jax", "compiled"))
+        compiled.keep_in(str(places.cache() / "compiled"))
+    hosts.check_backend()
 
 
 def _divide_cpu(count):

@@ -29,11 +29,11 @@ import numpy as np
 
 from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import files, hosts
+from dfkd_jax.settings import MAX_SHARDS
 
 FORMAT = "dfkd_jax-transfer-set-1"
 SUMS = ("images_sha256", "labels_sha256")
 MOST_LINE = 1_000  # Characters.
-MOST_SHARDS = 1_000_000
 MOST_NUMBERS = 2**32  # In a shard.
 # Half of what the system lets a process have open, which is often 1,024.
 OPEN_FILES = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4_096)
@@ -75,7 +75,7 @@ class Manifest:
             return "sizes must be whole numbers above 0"
         if self.format != FORMAT or len(self.image_shape) != 3:
             return f"format {self.format!r}, image_shape {list(self.image_shape)}"
-        if self.num_images % self.shard_size or self.num_shards > MOST_SHARDS:
+        if self.num_images % self.shard_size or self.num_shards > MAX_SHARDS:
             return f"{self.num_images} images in shards of {self.shard_size}"
         numbers = self.shard_size * max(math.prod(self.image_shape), self.num_classes)
         return f"{numbers} numbers in a shard" if numbers > MOST_NUMBERS else ""
@@ -307,7 +307,7 @@ def _lines(path):
     if not _is_plain_file(path):
         return
     with open(path, encoding="utf-8", errors="replace") as file:
-        for _ in range(2 * MOST_SHARDS):
+        for _ in range(2 * MAX_SHARDS):
             line = file.readline(MOST_LINE)
             if not line:
                 return

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from dfkd_jax.errors import ConfigError, MissingPackageError, ResultsError
+from dfkd_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingPackageError,
+    ResultsError,
+)
 from dfkd_jax.reporting import __main__ as reporting
 from dfkd_jax.reporting import (
     documents,
@@ -643,3 +648,34 @@ def test_the_command_wants_one_folder_of_results_and_folders_of_runs(project, co
             command(*arguments)
     with pytest.raises(ConfigError, match=r"--runs=.*none: no such folder"):
         command(str(project.results), runs=[project.root / "none"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seconds", "x"),
+        ("seconds.synthesis", None),
+        ("student", []),
+        ("student.test_accuracy", "high"),
+        ("student.evaluation.per_class", "x"),
+        ("teacher.sha256", 3),
+        ("seed", True),
+        ("versions", "new"),
+        ("config", 7),
+    ],
+)
+def test_a_wrong_value_in_a_committed_file(tmp_path, path, value):
+    repository = pathlib.Path(__file__).parents[2]
+    source = repository / "results" / "mnist" / "default" / "seed0.json"
+    content = json.loads(source.read_text())
+    content.pop(files.CHECKSUM)
+    *groups, key = path.split(".")
+    place = content
+    for group in groups:
+        place = place[group]
+    place[key] = value
+    target = tmp_path / "results" / "mnist" / "default" / "seed0.json"
+    target.parent.mkdir(parents=True)
+    target.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"seed0\.json is not as .* {path} is"):
+        results_files.read(tmp_path / "results")

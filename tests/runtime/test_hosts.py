@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, StorageError
@@ -99,3 +100,53 @@ os._exit(7)
     assert ended.returncode == 7
     assert ended.stdout == ""
     assert ended.stderr.splitlines() == other
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (("", 0, None), "--num_processes=0: must be at least 1"),
+        (("h:1", 0, 0), "--num_processes=0: must be at least 1"),
+        (("h:1", -3, 0), "--num_processes=-3"),
+        (("", None, 0), "give --coordinator and --num_processes, too"),
+        (("h:1", 2, 2), "--process_id=2: must be from 0 to 1"),
+        (("h:1", 2, -1), "--process_id=-1: must be from 0 to 1"),
+        (("h:0", 2, 0), "a port from 1 to 65535"),
+        (("h:65536", 2, 0), "a port from 1 to 65535"),
+        (("h:1\n", 2, 0), "must be host:port"),
+        ((":1", 2, 0), "must be host:port"),
+        (("h", 2, 0), "must be host:port"),
+        (("http://h:1", 2, 0), "must be host:port"),
+        (("x" * 9_000, 2, 0), "x…: must be host:port"),
+    ],
+)
+def test_flags_that_cannot_be(flags, phrase):
+    with pytest.raises(ConfigError) as error:
+        hosts.named(*flags)
+    assert phrase in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_flags_that_can_be():
+    assert hosts.named("", None, None) is None
+    assert hosts.named("[::1]:65535", 1, 0) == ("[::1]:65535", 1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "raised"),
+    [
+        ("cuda", AssertionError()),
+        ("gpus", RuntimeError("Unable to initialize backend 'gpus': …\nmore")),
+        ("", RuntimeError("no devices")),
+    ],
+)
+def test_a_backend_that_is_not_there(monkeypatch, asked, raised):
+    def devices():
+        raise raised
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", asked)
+    phrase = f"JAX_PLATFORMS={asked}: JAX has no such" if asked else "JAX cannot use"
+    with pytest.raises(ConfigError, match=phrase) as error:
+        hosts.check_backend()
+    assert "\n" not in str(error.value)

@@ -223,3 +223,23 @@ def test_seconds_are_those_of_a_run_by_itself(runs):
     )
     assert second["transfer_set_of"] == "noise=0/seed0"
     assert "transfer_set_of" not in first
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"student": "x"},
+        {"student": {"validation_accuracy": "high"}},
+        {"student": {"validation_accuracy": 0.9}, "seconds": "x"},
+        {"student": {"validation_accuracy": 0.9}, "seconds": {"synthesis": None}},
+        {"student": {"validation_accuracy": 0.9}},
+    ],
+)
+def test_results_that_no_run_wrote(runs, content):
+    """A wrong value, or one that is missing."""
+    run = runs[0]
+    run.workdir.mkdir(parents=True)
+    content = {"dataset": "mnist"} | content
+    (run.workdir / "results.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"results\.json is not as dfkd_jax"):
+        outcome.summarise(runs, {}, name="it", config_file="it", fixed={}, command="it")
