@@ -1,6 +1,6 @@
 r"""Measures soft labels: the multivariate normal's beside ZSKD's Dirichlet.
 
-    python -m dfkd_jax.reporting.label_study --config=configs/mnist.py \
+    python -m docs.pages.label_study --config=configs/mnist.py \
         --output=results/soft_labels/mnist.json
 
 From the teacher's weights alone: how sure soft labels are, how evenly they share the
@@ -277,8 +277,7 @@ def main(argv: list[str]) -> int:
             }.values()
         ),
         "map": measured["map"],
-        "command": "python -m dfkd_jax.reporting.label_study "
-        + shlex.join(sys.argv[1:]),
+        "command": "python -m docs.pages.label_study " + shlex.join(sys.argv[1:]),
         "machine": parallel.describe(),
         "versions": versions(),
     }

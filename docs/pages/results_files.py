@@ -2,7 +2,7 @@
 
 results/TASK/METHOD/seed<n>.json   `results.json` of a run
 results/sweeps/NAME.json           `sweep.json` of a sweep
-results/soft_labels/TASK.json      what `dfkd_jax.reporting.label_study` wrote
+results/soft_labels/TASK.json      what `docs.pages.label_study` wrote
 results/published.json             numbers of others, with their sources
 """
 
@@ -246,5 +246,5 @@ def _read_sweep(path):
 def _read_study(path):
     study = records.read(path)
     if not str(study.get("format", "")).startswith("dfkd_jax-label-study-"):
-        raise ResultsError(f"{path} was not written by dfkd_jax.reporting.label_study.")
+        raise ResultsError(f"{path} was not written by docs.pages.label_study.")
     return study

@@ -14,10 +14,10 @@ import pytest
 from dfkd_jax import config, config_files
 from dfkd_jax.config import NetworkConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, MissingPackageError
-from dfkd_jax.reporting import label_study, results_files
 from dfkd_jax.runtime import files, parallel
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.teachers import weights as teachers
+from docs.pages import label_study, results_files
 
 
 @pytest.fixture(scope="module")
