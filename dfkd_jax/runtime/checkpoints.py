@@ -164,10 +164,8 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
         CheckpointError: There is none, it is damaged, or it holds several.
     """
     # Orbax names a step's folder by its number, Flax with a word before it.
-    numbers = {path: path.name.removeprefix("checkpoint_") for path in folder.glob("*")}
-    steps = {
-        path: int(number) for path, number in numbers.items() if number.isdecimal()
-    }
+    numbers = [(p, p.name.removeprefix("checkpoint_")) for p in folder.glob("*")]
+    steps = {p: int(number) for p, number in numbers if number.isdecimal()}
     path = max(steps, key=steps.__getitem__, default=folder)
     problem = problem_of(path)
     try:
