@@ -282,6 +282,8 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.runtime import files, parallel, progress
     from dfkd_jax.teachers import weights as teachers
 
+    if FLAGS.output:
+        files.check_replaceable(pathlib.Path(FLAGS.output), '{\n  "checkpoint": ')
     parallel.configure(cpu_devices=0)
     checkpoint = pathlib.Path(FLAGS.checkpoint)
     path, network = load_checkpoint(checkpoint, module=FLAGS.module)

@@ -92,6 +92,7 @@ def _render(template, context):
 
 
 def _write(path, text):
+    files.check_replaceable(path, '<meta name="generator" content="dfkd_jax')
     with files.atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     progress.say(f"  {path}")

@@ -216,6 +216,29 @@ def take_lock(file: Any, path: pathlib.Path, *, wait: bool = False) -> bool:
     return True
 
 
+def check_replaceable(path: pathlib.Path, mark: str) -> None:
+    """Refuses to write over what an earlier call of the same command did not write.
+
+    Args:
+        path: What is to be written; it need not be there.
+        mark: What a file of the command begins with, or has near its beginning.
+
+    Raises:
+        StorageError: Something else is there.
+    """
+    with storage_errors(path):
+        if not os.path.lexists(path):
+            return
+        text = ""
+        if path.is_file():
+            with open(path, errors="replace") as file:
+                text = file.read(1_000)
+    if mark not in text:
+        raise StorageError(
+            f"{path} is there already, and this command did not write it: name another."
+        )
+
+
 def check_owned(folder: pathlib.Path, record: str) -> None:
     """Refuses a folder with somebody else's files, before anything is put into it.
 

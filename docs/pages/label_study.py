@@ -256,6 +256,7 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.runtime.workdir import versions
     from dfkd_jax.teachers import weights as teachers
 
+    files.check_replaceable(output, f'{{\n  "format": "{FORMAT}"')
     parallel.configure(cpu_devices=1)
     teacher = teachers.load(settings.teacher, dataset=settings.data.dataset)
     measured: Mapping[str, Any] = study(settings, teacher)

@@ -3,6 +3,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -289,3 +290,24 @@ def test_an_object_is_asked_for(tmp_path):
     files.write_json(tmp_path / "value.json", [1])
     with pytest.raises(CheckpointError, match="list in place of an object"):
         files.read_object(tmp_path / "value.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: None, ""),
+        (lambda path: files.write_json(path, {"checkpoint": "a", "b": 1}), ""),
+        (lambda path: files.write_json(path, {"b": 1}), "is there already"),
+        (lambda path: path.write_bytes(b"\xff\x00weights"), "is there already"),
+        (lambda path: path.write_text(""), "is there already"),
+        (lambda path: path.mkdir(), "is there already"),
+        (lambda path: path.symlink_to("nowhere"), "is there already"),
+    ],
+)
+def test_output_replaces_what_the_command_wrote_alone(tmp_path, make, problem):
+    path = tmp_path / "output.json"
+    make(path)
+    before = os.listdir(tmp_path)
+    with pytest.raises(StorageError, match=problem) if problem else nullcontext():
+        files.check_replaceable(path, '{\n  "checkpoint": ')
+    assert os.listdir(tmp_path) == before
