@@ -228,7 +228,7 @@ def test_teacher_training_without_data(lab, tmp_path):
             ["config.synthesis.num_images was 40 and is now 60"],
         ),
         ({"seed": 1}, ["config.seed was 0 and is now 1"]),
-        ({"student__module": ""}, ["was 'custom_nets:Toy' and is now ''"]),
+        ({"student__arguments__width": 5}, ["width was 6 and is now 5"]),
     ],
 )
 def test_workdir_of_other_settings(toys, finished_toy, changes, phrases):
