@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from dfkd_jax import evaluate
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import records
 
@@ -99,3 +100,11 @@ def test_a_deep_nest():
         current = current["a"]
     with pytest.raises(CheckpointError, match="nested too deep"):
         records.check(value, source="it")
+
+
+@pytest.mark.parametrize("config", ["x", {"teacher": "x"}, {"teacher": {}}, {}])
+def test_a_run_whose_teacher_cannot_be_read(tmp_path, config):
+    """`evaluate` and `export` look it up."""
+    (tmp_path / "run.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(CheckpointError):
+        evaluate.load_teacher(tmp_path, module="", flag="--teacher_module")
