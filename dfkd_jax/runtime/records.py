@@ -32,6 +32,7 @@ KINDS: dict[str, Any] = {
         ("nll expected_calibration_error", NUMBER),
         ("class", (str, int)),
         ("seconds", {str: NUMBER}),
+        ("fingerprints", {str: [[NUMBER]]}),
         ("accuracy_interval_95", [NUMBER]),
         ("image_shape seeds", [int]),
         ("confusion", [[NUMBER]]),
