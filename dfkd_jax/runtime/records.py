@@ -32,7 +32,6 @@ KINDS: dict[str, Any] = {
         ("nll expected_calibration_error", NUMBER),
         ("class", (str, int)),
         ("seconds", {str: NUMBER}),
-        ("fingerprints", {str: [[NUMBER]]}),
         ("accuracy_interval_95", [NUMBER]),
         ("image_shape seeds", [int]),
         ("confusion", [[NUMBER]]),
