@@ -127,7 +127,7 @@ def with_statistics(variables):
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             jax.random.uniform(
-                jax.random.key(next(keys)), leaf.shape, minval=0.5, maxval=2
+                jax.random.key(next(keys)), leaf.shape, minval=0.1, maxval=0.5
             )
             if "batch_stats" in jax.tree_util.keystr(path)
             else leaf
