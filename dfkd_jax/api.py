@@ -11,12 +11,14 @@ Nothing here but `configure` sets anything that is global: JAX runs on the devic
 it has. On a CPU that is one; `configure`, called before JAX is used, makes one a core.
 """
 
+import contextlib
 import dataclasses
+import operator
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import linen as nn
 
@@ -24,13 +26,22 @@ from dfkd_jax import command_line, pipeline
 from dfkd_jax import config as configs
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
-from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
+from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mean
 from dfkd_jax.exporting import networks
-from dfkd_jax.runtime import parallel, weights
+from dfkd_jax.models import registry
+from dfkd_jax.runtime import descriptions, parallel, weights
 from dfkd_jax.runtime.weights import TrainedNetwork
-from dfkd_jax.teachers import weights as teachers
 
 TEACHER = "teacher.safetensors"
+_NAMES_IN_PYTHON = (
+    (r"config\.(targets|synthesis|distillation)\.(\w+)", r'\1["\2"]'),
+    (r"config\.teacher\.weights\b", "teacher"),
+    (r"config\.student\.(network|module)\b", "student"),
+    (r"config\.student\.arguments\b", "the student's fields"),
+    (r"config\.(teacher\.)?(\w)", r"\2"),
+    (r"--format\b", "format_name"),
+    (r"--(\w)", r"\1"),
+)
 
 
 def configure(*, cpu_devices: int = 0) -> None:
@@ -44,6 +55,19 @@ def configure(*, cpu_devices: int = 0) -> None:
     parallel.configure(cpu_devices=cpu_devices)
 
 
+@contextlib.contextmanager
+def _in_python() -> Iterator[None]:
+    """Errors name arguments of Python where those of the commands name settings."""
+    try:
+        yield
+    except DfkdError as error:
+        text = str(error)
+        for pattern, name in _NAMES_IN_PYTHON:
+            text = re.sub(pattern, name, text)
+        raise type(error)(text) from error
+
+
+@_in_python()
 def network(
     module: nn.Module,
     variables: Any,
@@ -69,39 +93,56 @@ def network(
         CheckpointError: The variables do not fit the module or hold NaN, or the module
             does not take such images or returns no logits.
     """
-    name = _name(module)
-    _, num_classes = weights.trace(module, image_shape, network=name)
-    channels = (image_shape[-1],)
+    _check_module(module)
+    try:
+        shape = tuple(map(operator.index, image_shape))
+        means, stds = (_per_channel(value, shape[-1]) for value in (mean, std))
+    except (TypeError, ValueError, IndexError) as error:
+        raise ConfigError(
+            f"image_shape={image_shape!r}, mean={mean!r}, std={std!r}: expected "
+            "(height, width, channels), and a number or one per channel."
+        ) from error
     description = weights.Description(
-        network=name,
-        num_classes=num_classes,
-        image_shape=tuple(image_shape),
-        mean=np.broadcast_to(mean, channels).tolist(),
-        std=np.broadcast_to(std, channels).tolist(),
+        network=registry.name_of(module),
+        num_classes=2,  # Not known yet.
+        image_shape=shape,
+        mean=means,
+        std=stds,
         dataset=dataset,
-        arguments=_arguments(module),
+        arguments=registry.arguments_of(module),
     )
-    variables = jax.tree.map(np.asarray, dict(variables))
-    weights.check_fits(module, variables, description, source="The variables")
-    weights.check_finite(weights.flatten(variables), source="The variables")
-    return TrainedNetwork(module=module, variables=variables, description=description)
+    if problem := descriptions.problem_of(description):
+        raise ConfigError(f"This network cannot be: {problem}.")
+    _, num_classes = weights.trace(
+        module, description.image_shape, network=description.network
+    )
+    description = dataclasses.replace(description, num_classes=num_classes)
+    found = weights.admit(module, variables, description, source="variables")
+    weights.check_teacher(found, source="variables")
+    return found
 
 
-def load(weights_or_checkpoint: str | pathlib.Path, *, module: str = "") -> Any:
+@_in_python()
+def load(
+    weights_or_checkpoint: str | pathlib.Path, *, module: nn.Module | str = ""
+) -> TrainedNetwork:
     """A network from shipped weights ("mnist_lenet5"), a file or a work directory.
 
     Args:
         weights_or_checkpoint: A name or a path.
-        module: "package.module:Class", if the network is not one of this package.
+        module: The linen module or "package.module:Class", if the network is not one of
+            this package.
 
     Raises:
         CheckpointError: It is missing, damaged or of another network.
     """
-    path = teachers.find(str(weights_or_checkpoint))
-    _, found, variables, description = evaluation.load_checkpoint(path, module=module)
-    return TrainedNetwork(module=found, variables=variables, description=description)
+    if not isinstance(module, str):
+        _check_module(module)
+    path = pathlib.Path(weights_or_checkpoint)
+    return evaluation.load_checkpoint(path, module=module, flag="module")[1]
 
 
+@_in_python()
 def inspect(
     teacher: TrainedNetwork,
     *,
@@ -151,6 +192,7 @@ def run(
     return load(workdir, module=settings.student.module)
 
 
+@_in_python()
 def distil(
     teacher: TrainedNetwork,
     student: nn.Module | str,
@@ -184,7 +226,11 @@ def distil(
         network_of = {"network": student}
         module = None
     else:
-        network_of = {"module": _name(student), "arguments": _arguments(student)}
+        _check_module(student)
+        network_of = {
+            "module": registry.name_of(student),
+            "arguments": registry.arguments_of(student),
+        }
         module = student
     settings = configs.from_mapping(
         configs.ExperimentConfig,
@@ -209,12 +255,10 @@ def distil(
     if not (workdir / TEACHER).exists():
         # To compare with when a checkpoint is evaluated.
         teacher.save(workdir / TEACHER)
-    if module is None:
-        return load(workdir)
-    variables, description = weights.load(workdir / "student.safetensors")
-    return TrainedNetwork(module=module, variables=variables, description=description)
+    return load(workdir, module="" if module is None else module)
 
 
+@_in_python()
 def evaluate(
     trained: TrainedNetwork,
     images: Any,
@@ -260,6 +304,7 @@ def evaluate(
     return figures
 
 
+@_in_python()
 def export(
     trained: TrainedNetwork, path: str | pathlib.Path, *, format_name: str = ""
 ) -> float:
@@ -307,23 +352,31 @@ def _of_description(description):
     }
 
 
-def _name(module):
-    """The class of a linen module, as `models/registry.py` takes it."""
-    kind = type(module)
-    return f"{kind.__module__}:{kind.__qualname__}"
+def _check_module(module):
+    """Raises ConfigError for what is no linen module, ready to be called."""
+    if isinstance(module, nn.Module):
+        return
+    kind = module if isinstance(module, type) else type(module)
+    remedy = "give an instance of a class that inherits flax.linen.Module"
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        remedy = f"call the class: {kind.__name__}(...)"
+    elif any(base.__module__.startswith("flax.nnx") for base in kind.__mro__):
+        remedy = (
+            "write an NNX module in linen (flax.linen), with the same parameters, or "
+            "wrap it with flax.nnx.bridge.ToLinen"
+        )
+    elif any(base.__module__.startswith("torch") for base in kind.__mro__):
+        remedy = (
+            "save its state_dict() and load it into the same network in linen with "
+            "config.teacher.weights and config.teacher.mapping"
+        )
+    raise ConfigError(f"Expected a linen module, got {kind.__name__}: {remedy}.")
 
 
-def _arguments(module):
-    """The fields of a linen module that a file can hold."""
-    fields = {
-        field.name: getattr(module, field.name)
-        for field in dataclasses.fields(module)
-        if field.init and field.name not in ("parent", "name", "num_classes")
-    }
-    return {key: value for key, value in fields.items() if _is_plain(value)}
-
-
-def _is_plain(value):
-    if isinstance(value, tuple | list):
-        return all(_is_plain(item) for item in value)
-    return isinstance(value, bool | int | float | str)
+def _per_channel(value, channels):
+    """`value` as a list; as many times as there are channels if it is one number."""
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "iuf":
+        raise TypeError("no numbers")
+    numbers = numbers if numbers.ndim else np.broadcast_to(numbers, channels)
+    return numbers.astype(float).ravel().tolist()

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.models import registry
+from dfkd_jax.runtime.descriptions import pixels_problem
 
 T = TypeVar("T")
 
@@ -115,16 +116,15 @@ class NetworkConfig:
                 self.image_shape,
                 "name height, width and channels",
             )
-            for key in ("mean", "std"):
-                _require(
-                    len(getattr(self, key)) == self.image_shape[2],
-                    f"{path}.{key}",
-                    getattr(self, key),
-                    f"name one number for each of {self.image_shape[2]} channels",
-                )
-        _require(
-            not self.std or min(self.std) > 0, f"{path}.std", self.std, "above 0 each"
-        )
+        if self.mean or self.std:
+            channels = (*self.image_shape, len(self.mean or self.std))[:3][-1]
+            problem = pixels_problem(self.mean, self.std, channels=channels)
+            _require(
+                not problem,
+                f"{path}.mean",
+                self.mean,
+                f"{problem} (config.{path}.std={self.std!r})",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

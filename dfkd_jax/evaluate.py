@@ -7,7 +7,6 @@
 table, and writes the same as JSON with `--output`.
 """
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -142,14 +141,15 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def load_checkpoint(
-    path: pathlib.Path, *, module: str = "", flag: str = "--module"
-) -> tuple[pathlib.Path, Any, Any, Any]:
-    """Where weights were found, their linen module, the variables, the description.
+    path: pathlib.Path, *, module: Any = "", flag: str = "--module"
+) -> tuple[pathlib.Path, Any]:
+    """Where weights were found, and their `runtime.weights.TrainedNetwork`.
 
     Args:
         path: A work directory, a file or a folder of Orbax checkpoints in the former.
-        module: "package.module:Class", if the network is not one of this package. It is
-            never taken from the checkpoint, since importing it runs its code.
+        module: "package.module:Class", if the network is not one of this package; or
+            its linen module. It is never taken from the checkpoint, since importing it
+            runs its code.
         flag: What names it, for the message.
 
     Raises:
@@ -157,39 +157,50 @@ def load_checkpoint(
     """
     from dfkd_jax.models import registry
     from dfkd_jax.runtime import checkpoints, files, weights
+    from dfkd_jax.teachers import weights as teachers
 
-    if not path.exists():
-        raise CheckpointError(f"Checkpoint {path} is not there: check the path.")
+    path = teachers.find(str(path))
     candidates = (path, path / "student.safetensors", path / "teacher.safetensors")
     file = next((file for file in candidates if file.is_file()), None)
     run = find_run(path)
+    record: dict[str, Any] = {}
     if file:
         path = file
-        variables, description = weights.load(path)
+        stored = weights.read(path)
     elif run and path != run.parent:
-        variables = checkpoints.load_variables(path)
-        fields = files.read_object(run).get("description")
-        description = weights.describe(fields, source=str(run))
+        record = files.read_object(run)
+        stored = weights.Stored(
+            variables=checkpoints.load_variables(path),
+            description=weights.describe(record.get("description"), source=str(run)),
+        )
     else:
         raise CheckpointError(
             f"{path} holds neither student.safetensors, teacher.safetensors nor "
             "checkpoints of a run: name a work directory of dfkd_jax.main, or weights "
             "that it wrote."
         )
-    if not module and description.network not in registry.NETWORKS:
+    name = stored.description.network
+    if not module and name not in registry.NETWORKS:
         raise CheckpointError(
-            f"{path} is of the network {description.network!r}, which is not of this "
-            f"package: say {flag}={description.network} if you trust that code."
+            f"{path} is of the network {name!r}, which is not of this package: say "
+            f"{flag}={name} if you trust that code."
         )
-    if module:
-        description = dataclasses.replace(description, network=module)
-    network = registry.create(
-        description.network,
-        num_classes=description.num_classes,
-        arguments=description.arguments,
-    )
-    weights.check_fits(network, variables, description, source=str(path))
-    return path, network, variables, description
+    if isinstance(module, str):
+        stored = stored.called(module or name, source=str(path))
+        module = registry.create(
+            stored.description.network,
+            num_classes=stored.description.num_classes,
+            arguments=stored.description.arguments,
+        )
+    else:
+        stored = stored.called(registry.name_of(module), source=str(path))
+    network = stored.network(module, source=str(path))
+    # What a checkpoint was trained in, since it keeps no logits of its own.
+    if wanted := (record.get("fingerprints") or {}).get("student"):
+        weights.filled(module, stored.description).check_fingerprint(
+            wanted, source=str(run)
+        )
+    return path, network
 
 
 def find_run(path: pathlib.Path) -> pathlib.Path | None:
@@ -273,9 +284,8 @@ def main(argv: list[str]) -> int:
 
     parallel.configure(cpu_devices=0)
     checkpoint = pathlib.Path(FLAGS.checkpoint)
-    path, module, variables, description = load_checkpoint(
-        checkpoint, module=FLAGS.module
-    )
+    path, network = load_checkpoint(checkpoint, module=FLAGS.module)
+    description = network.description
     dataset = "" if FLAGS.data_file else FLAGS.dataset or description.dataset
     if dataset:
         spec = datasets.spec(dataset)
@@ -285,19 +295,18 @@ def main(argv: list[str]) -> int:
             f"{path} names no data set: say --dataset={'|'.join(datasets.NAMES)} or "
             "--data_file=FILE.npz."
         )
-    teacher, compared = FLAGS.teacher, (module, variables)
+    teacher, compared = FLAGS.teacher, network
     if teacher:
-        _, *compared, _ = load_checkpoint(
+        _, compared = load_checkpoint(
             teachers.find(teacher),
             module=FLAGS.teacher_module,
             flag="--teacher_module",
         )
     elif teacher := find_teacher(checkpoint):
         try:
-            found = load_teacher(
+            compared = load_teacher(
                 checkpoint, module=FLAGS.teacher_module, flag="--teacher_module"
             )
-            compared = (found.module, found.variables)
         except (CheckpointError, ConfigError) as error:
             progress.warn(f"Not compared with the teacher of the run. {error}")
             teacher = ""
@@ -311,9 +320,10 @@ def main(argv: list[str]) -> int:
     real = held_out.load(settings, split=FLAGS.split, report=progress.say)
     real.check(description, source=str(path))
     figures = evaluate(
-        module,
-        variables,
-        *compared,
+        network.module,
+        network.variables,
+        compared.module,
+        compared.variables,
         images=real.images,
         labels=real.labels,
         mean=description.mean,

@@ -48,16 +48,9 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
     Raises:
         CheckpointError: There is no such network.
     """
-    from dfkd_jax.runtime.weights import TrainedNetwork
     from dfkd_jax.teachers import weights as teachers
 
-    shipped = teachers.shipped()
-    path = shipped.get(checkpoint, pathlib.Path(checkpoint).expanduser())
-    if not path.exists():
-        raise CheckpointError(
-            f"Checkpoint {checkpoint!r} is neither a path nor among shipped weights "
-            f"({', '.join(shipped)}).{did_you_mean(checkpoint, shipped)}"
-        )
+    path = teachers.find(checkpoint)
     if which and not path.is_dir():
         raise ConfigError(
             f"--which={which} chooses from a work directory; {path} is a file: leave "
@@ -72,8 +65,7 @@ def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
             f"{path} holds no student.safetensors: give the command of the run again "
             "to have the student made, or name another work directory."
         )
-    _, network, variables, description = evaluate.load_checkpoint(path, module=module)
-    return TrainedNetwork(module=network, variables=variables, description=description)
+    return evaluate.load_checkpoint(path, module=module)[1]
 
 
 def load_transfer_set(checkpoint: str) -> Any:

@@ -180,7 +180,7 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from dfkd_jax.models import network
+    from dfkd_jax.models import network, registry
     from dfkd_jax.runtime import parallel, progress
     from dfkd_jax.teachers import weights as teachers
 
@@ -194,6 +194,8 @@ def main(argv: list[str]) -> int:
         console_kwargs={"force_terminal": False, "width": max(console.width, 110)},
     )
     progress.say(summary(images, **network.mode(teacher.module, train=False)))
+    if about := registry.about(settings.teacher.name):
+        progress.say(f"{settings.teacher.name} of this package: {about}.")
     layers, left_out = choose_layers(settings.targets, teacher, maps=FLAGS.maps)
     if not layers:
         raise ConfigError(

@@ -85,7 +85,15 @@ def run(
     }
     if config.reads_real_data:
         identity["dataset"] = data["dataset"]
+    functions = {"teacher": teacher, "student": weights.filled(student, description)}
+    fingerprints = _fingerprints(workdir, functions)
+    if fingerprints:
+        identity["fingerprints"] = fingerprints
     with open_workdir(workdir, identity):
+        for role, network in functions.items():
+            network.check_fingerprint(
+                fingerprints.get(role), source=f"{workdir}/run.json"
+            )
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
         stopwatch.add("prepare", time.monotonic() - started)
         made = method.make_student(
@@ -141,7 +149,7 @@ def run(
 
 def _check_student(student, description):
     """Before work starts: it takes the teacher's images and tells its classes apart."""
-    _, num_classes = weights.trace(
+    expected, num_classes = weights.trace(
         student, description.image_shape, network=description.network
     )
     if num_classes != description.num_classes:
@@ -149,6 +157,23 @@ def _check_student(student, description):
             f"The student {description.network!r} tells {num_classes} classes apart, "
             f"the teacher {description.num_classes}: change config.student.arguments."
         )
+    weights.check_trainable(
+        student, expected, description.image_shape, network=description.network
+    )
+
+
+def _fingerprints(workdir, functions):
+    """Those in `run.json`, which rounds elsewhere; where there is none, ours.
+
+    Empty where an earlier release made the run.
+    """
+    path = workdir / "run.json"
+    if hosts.is_first() and path.exists():
+        kept = files.read_object(path).get("fingerprints")
+        kept = kept if isinstance(kept, dict) else {}
+    else:
+        kept = {role: network.fingerprint for role, network in functions.items()}
+    return hosts.first_says(kept)
 
 
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):

@@ -176,6 +176,11 @@ def _teacher(folder, identity, results, sources):
     if network is None:
         return None
     yield _compare("teacher", identity.get("teacher_sha256"), network.sha256)
+    then = (identity.get("fingerprints") or {}).get("teacher")
+    yield from _attempt(
+        "logits of the teacher",
+        lambda: network.check_fingerprint(then, source="run.json"),
+    )[1]
     if results:
         claimed = (results.get("teacher") or {}).get("sha256")
         yield _compare("teacher in results", claimed, network.sha256)
@@ -229,34 +234,29 @@ def _network(folder, role, results, sources):
         verdict = DIFFERS if results else UNCHECKED
         yield Check(what=role, verdict=verdict, detail=f"{path} is not there")
         return None
-    loaded, errors = _attempt(role, lambda: weights.load(path))
+    stored, errors = _attempt(role, lambda: weights.read(path))
     yield from errors
-    if loaded is None:
+    if stored is None:
         return None
     claims = results if role == "teacher" else results.get("student") or {}
-    yield _compare(role, claims.get("sha256"), weights.digest(loaded[0]))
+    yield _compare(role, claims.get("sha256"), weights.digest(stored.variables))
     if "file_sha256" in claims:
         yield _compare(f"{path.name}", claims["file_sha256"], files.sha256(path))
-    run = weights.made_by(path)
-    if run:
-        yield _compare(f"run of the {role}", run, workdir.mark(folder))
+    if stored.run:
+        yield _compare(f"run of the {role}", stored.run, workdir.mark(folder))
     module = sources.module
-    if ":" in loaded[1].network and not module:
+    if ":" in stored.description.network and not module:
         yield Check(
             what=f"{role}'s network",
             verdict=UNCHECKED,
-            detail=f"say --module={loaded[1].network} if you trust that code",
+            detail=f"say --module={stored.description.network} if you trust that code",
         )
         return None
     network, errors = _attempt(
         role, lambda: evaluate.load_checkpoint(path, module=module)
     )
     yield from errors
-    if network is None:
-        return None
-    return weights.TrainedNetwork(
-        module=network[1], variables=network[2], description=network[3]
-    )
+    return network[1] if network else None
 
 
 def _checkpoints(folder):

@@ -357,7 +357,7 @@ STORED = {
         ),
         (
             {"teacher.image_shape": (8, 8, 3), "teacher.mean": (0.0,)},
-            ["config.teacher.mean=(0.0,)", "one number for each of 3 channels"],
+            ["config.teacher.mean=(0.0,)", "3 numbers each"],
         ),
         (
             {"teacher.mean": (0.5,), "teacher.std": (0.0,)},

@@ -106,15 +106,13 @@ def write_safetensors(
 ) -> None:
     """Weights and batch statistics in the package's own format, for archives."""
     del class_names  # The description names the data set.
-    weights.save(path, trained.variables, trained.description)
+    trained.save(path)
 
 
 def read_safetensors(path: pathlib.Path, module: nn.Module) -> Call:
     """The function behind a file of `write_safetensors`, given its linen module."""
-    variables, description = weights.load(path)
-    return evaluation_function(
-        TrainedNetwork(module=module, variables=variables, description=description)
-    )
+    stored = weights.read(path)
+    return evaluation_function(stored.network(module, source=str(path)))
 
 
 def write_stablehlo(

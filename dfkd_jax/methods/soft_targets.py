@@ -236,12 +236,13 @@ def find_layer(
         ConfigError: There is none of this name, or it is no feature space.
     """
     found = teacher.layers()
-    if not found:
+    name = name or networks.penultimate(found)
+    if not (name and found):
         raise ConfigError(
             f"The teacher {teacher.description.network!r} has no layer with a kernel "
-            "and one output a unit: nothing can be a feature layer."
+            "that is called once and gives a vector or feature maps: nothing can be a "
+            "feature layer."
         )
-    name = name or networks.penultimate(found)
     if name not in found:
         raise ConfigError(
             f"{setting}={name!r} is no layer of the teacher: choose one of "
@@ -252,6 +253,12 @@ def find_layer(
             f"{setting}={name!r} is called {found[name].calls} times by the teacher, "
             "so it is not one feature space: choose another of "
             f"{', '.join(found)}."
+        )
+    if found[name].is_of_tokens:
+        raise ConfigError(
+            f"{setting}={name!r} gives tokens {found[name].output_shape}, expected a "
+            "vector or feature maps: choose another of "
+            f"{', '.join(k for k, v in found.items() if not v.is_of_tokens) or 'none'}."
         )
     return found[name]
 

@@ -42,10 +42,12 @@ class Task:
         """
         path = self.workdir / "student.safetensors"
         if hosts.first_says(path.exists()):
-            return _load(path)
-        variables = train()
+            return _load(path, self.student)
+        variables = weights.as_float32(train(), source="The student")
         if hosts.is_first():
-            weights.save(path, variables, self.description, run=mark(self.workdir))
+            weights.TrainedNetwork(
+                module=self.student, variables=variables, description=self.description
+            ).save(path, run=mark(self.workdir))
         return variables
 
 
@@ -62,14 +64,13 @@ class Made:
     facts: Mapping[str, Any]
 
 
-def _load(path):
+def _load(path, module):
     """What this very run has made before."""
     again = "Delete it, and the same command makes it again from the last checkpoint."
     try:
-        variables, _ = weights.load(path)
-        run = weights.made_by(path)
+        stored = weights.read(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error} {again}") from error
-    if run not in ("", mark(path.parent)):
+    if stored.run not in ("", mark(path.parent)):
         raise CheckpointError(f"{path} is of another run. {again}")
-    return variables
+    return stored.network(module, source=str(path)).variables

@@ -66,15 +66,35 @@ class Layer:
         """Dimension of the normal over this layer."""
         return self.output_shape[-1]
 
+    @property
+    def is_of_tokens(self) -> bool:
+        """Whether its output is neither a vector nor feature maps."""
+        return len(self.output_shape) not in (1, 3)
+
 
 def mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
     """The keyword by which a network is told whether it is trained, if it takes any."""
-    parameters = inspect.signature(type(module).__call__).parameters
+    return _modes(inspect.signature(type(module).__call__).parameters, train)
+
+
+def _modes(names, train):
     return {
-        name: value != train
-        for name, value in MODE_ARGUMENTS.items()
-        if name in parameters
+        name: value != train for name, value in MODE_ARGUMENTS.items() if name in names
     }
+
+
+def _in_mode(module, train):
+    """The network and its keywords: the mode is an argument of its call, or a field."""
+    keywords = mode(module, train=train)
+    if not keywords:
+        fields = [field.name for field in dataclasses.fields(module) if field.init]
+        module = module.clone(**_modes(fields, train))
+    return module, keywords
+
+
+def _apply(module, variables, images, *, train, **options):
+    module, keywords = _in_mode(module, train)
+    return module.apply(variables, images, **options, **keywords)
 
 
 def logits(module: nn.Module, variables: Any, images: Any) -> Any:
@@ -82,7 +102,7 @@ def logits(module: nn.Module, variables: Any, images: Any) -> Any:
 
     Dropout is off and BatchNorm reads its running statistics.
     """
-    return module.apply(variables, images, **mode(module, train=False))
+    return _apply(module, variables, images, train=False)
 
 
 def train_logits(
@@ -96,21 +116,53 @@ def train_logits(
         images: `[batch, height, width, channels]`.
         key: For dropout.
     """
-    return module.apply(
+    return _apply(
+        module,
         variables,
         images,
+        train=True,
         rngs={"dropout": key},
         mutable=[name for name in variables if name != "params"],
-        **mode(module, train=True),
     )
+
+
+def never_trained(module: nn.Module, variables: Any, images: Any) -> str:
+    """Returns "Dropout" or "BatchNorm" if training leaves all in evaluation mode.
+
+    Empty if it does not. Nothing is computed: all arguments may be abstract.
+    """
+    modes: dict[str, list[bool]] = {}
+
+    def look(call, arguments, keywords, context):
+        layer, name = context.module, ""
+        if isinstance(layer, nn.Dropout) and layer.rate:
+            name = "deterministic"
+        elif isinstance(layer, nn.BatchNorm):
+            name = "use_running_average"
+        if name and _is_call(context):
+            given = keywords.get(name, arguments[1] if arguments[1:] else None)
+            off = getattr(layer, name) if given is None else given
+            modes.setdefault(type(layer).__name__, []).append(bool(off))
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(look):
+        jax.eval_shape(
+            lambda variables, images: train_logits(
+                module, variables, images, jax.random.key(0)
+            ),
+            variables,
+            images,
+        )
+    return next((kind for kind, off in modes.items() if all(off)), "")
 
 
 def init(module: nn.Module, key: Any, image_shape: tuple[int, int, int]) -> Any:
     """Variables of a network that has learned nothing yet."""
     images = jnp.zeros((1, *image_shape))
-    keywords = mode(module, train=False)
+    module, keywords = _in_mode(module, train=False)
     # As one program: operation by operation it takes seconds.
-    return jax.jit(lambda key: module.init(key, images, **keywords))(key)
+    variables = jax.jit(lambda key: module.init(key, images, **keywords))(key)
+    return nn.meta.unbox(variables)
 
 
 def features_and_logits(
@@ -175,8 +227,8 @@ def _logits_and_moments(module, variables, images):
         return call(*arguments, **keywords)
 
     with nn.intercept_methods(keep_moments):
-        result, kept = module.apply(
-            variables, images, mutable=[_MOMENTS], **mode(module, train=False)
+        result, kept = _apply(
+            module, variables, images, train=False, mutable=[_MOMENTS]
         )
     moments = jax.tree.leaves(kept, is_leaf=lambda node: isinstance(node, Moments))
     return result, moments
@@ -313,9 +365,16 @@ def layers(
 
 
 def penultimate(found: Mapping[str, Layer]) -> str:
-    """The layer before the last one: FC-2 of LeNet-5, the paper's choice."""
-    names = [layer.name for layer in found.values() if layer.calls == 1]
-    return names[-2] if len(names) > 1 else names[-1]
+    """The layer before the last one: FC-2 of LeNet-5, the paper's choice.
+
+    Of those that are called once and tell no tokens apart; empty if there is none.
+    """
+    names = [
+        layer.name
+        for layer in found.values()
+        if layer.calls == 1 and not layer.is_of_tokens
+    ]
+    return (["", *names])[-2 if len(names) > 1 else -1]
 
 
 def lookup(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -42,6 +42,75 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# What their tensors do not show, and a network of the same shapes may do otherwise.
+_ABOUT = {
+    "lenet5": "ReLU and max pooling, padding 2 and 0",
+    "alexnet_wang": "ReLU, local response normalization, max pooling, BatchNorm",
+    "alexnet": "ReLU, local response normalization, max pooling, BatchNorm",
+    "resnet": "ReLU, BatchNorm with epsilon 1e-5, global average pooling",
+}
+# Whose functions and dtypes may be fields of a network, and are saved by name.
+_NAMING_MODULES = ("jax.nn", "jax.numpy", "flax.linen", "jax.lax", "numpy")
+
+
+def about(name: str) -> str:
+    """What a network of this package does between its layers; empty for others."""
+    return next((text for key, text in _ABOUT.items() if name.startswith(key)), "")
+
+
+def class_of(name: str) -> str:
+    """The class behind a name, without its module, which may have moved."""
+    return NETWORKS.get(name, (name,))[0].rpartition(":")[2]
+
+
+def name_of(module: Any) -> str:
+    """The class of a linen module, as `create` takes it."""
+    kind = type(module)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def arguments_of(module: Any) -> dict[str, Any]:
+    """The fields of a linen module that a file can hold, as JSON values.
+
+    Functions and dtypes of JAX are there by name ("jax.nn.gelu"), which `create` turns
+    back. Others (functions of one's own, modules) are left out: that the network is
+    still the same is found out by its fingerprint.
+    """
+    fields = {
+        field.name: _plain(getattr(module, field.name))
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name", "num_classes")
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value, or None for what has none."""
+    if isinstance(value, Mapping):
+        plain = {str(key): _plain(item) for key, item in value.items()}
+        return None if None in plain.values() else plain
+    if isinstance(value, tuple | list):
+        items = tuple(map(_plain, value))
+        return None if None in items else items
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    for name in _NAMING_MODULES:
+        for key, known in vars(importlib.import_module(name)).items():
+            if known is value and not key.startswith("_"):
+                return f"{name}.{key}"
+    if type(value).__module__ == "numpy.dtypes" or hasattr(value, "newbyteorder"):
+        return str(value)
+    is_number = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if is_number else None
+
+
+def _named(value: Any, kind: Any) -> Any:
+    """What `_plain` gave a name to; other values as they are."""
+    module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
+    if module not in _NAMING_MODULES or kind in (str, "str"):
+        return value
+    return getattr(importlib.import_module(module), name, value)
+
 
 def create(
     name: str,
@@ -70,8 +139,10 @@ def create(
         path, fields = NETWORKS[name]
         path = f"dfkd_jax.models.{path}"
     found = _import(path)
-    known = [field.name for field in dataclasses.fields(found) if field.init]
-    known = [field for field in known if field not in ("parent", "name")]
+    kinds = {
+        field.name: field.type for field in dataclasses.fields(found) if field.init
+    }
+    known = [field for field in kinds if field not in ("parent", "name")]
     fields = fields | dict(arguments or {})
     unknown = [field for field in fields if field not in known]
     if unknown:
@@ -81,10 +152,14 @@ def create(
         )
     if num_classes is not None and "num_classes" in known:
         fields.setdefault("num_classes", num_classes)
+    fields = {key: _named(value, kinds[key]) for key, value in fields.items()}
     try:
         return found(**fields)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"Network {name!r}: {error}.") from error
+        raise ConfigError(
+            f"Network {name!r} cannot be made of the arguments {fields} ({error}): set "
+            "its fields in arguments, or give the module itself in Python."
+        ) from error
 
 
 def _import(path):

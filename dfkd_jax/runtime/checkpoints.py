@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
@@ -139,40 +140,74 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     """Linen variables (NumPy) of one checkpoint, or of the latest in a series.
 
     Those of a train state (`params`, and `model_state` or `batch_stats`), a dictionary
-    of variables, or bare parameters.
+    of variables, or bare parameters; or of one such thing beside others.
 
     Raises:
-        CheckpointError: There is none, or it is damaged.
+        CheckpointError: There is none, it is damaged, or it holds several.
     """
-    steps = [path for path in folder.glob("*") if path.name.isdigit()]
-    path = max(steps, key=lambda path: int(path.name)) if steps else folder
-    if problem := problem_of(path):
-        raise _refused(path, problem)
+    # Orbax names a step's folder by its number, Flax with a word before it.
+    numbers = {path: path.name.removeprefix("checkpoint_") for path in folder.glob("*")}
+    steps = {
+        path: int(number) for path, number in numbers.items() if number.isdecimal()
+    }
+    path = max(steps, key=steps.__getitem__, default=folder)
+    problem = problem_of(path)
     try:
-        sharding = SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            ocp.metadata(path.absolute()).metadata,
-        )
-        with _quiet_threads():
-            tree = ocp.load(path.absolute(), abstract_state=abstract)
-        return jax.tree.map(np.asarray, _variables(tree))
+        if not problem:
+            sharding = SingleDeviceSharding(jax.local_devices()[0])
+            abstract = jax.tree.map(
+                lambda leaf: (
+                    jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+                    if hasattr(leaf, "shape")
+                    else leaf  # A number or text of Python.
+                ),
+                ocp.metadata(path.absolute()).metadata,
+            )
+            with _quiet_threads():
+                tree = ocp.load(path.absolute(), abstract_state=abstract)
     except Exception as error:  # As above.
-        raise _not_restored(path, error) from error
+        problem = _reason(error)
+    if problem:
+        raise CheckpointError(
+            f"Checkpoint {path} cannot be restored ({problem}): name the folder of a "
+            "whole checkpoint of Orbax, or of a series of them."
+        )
+    return jax.tree.map(np.asarray, _variables(tree, path))
 
 
-def _variables(tree):
+def _variables(tree, path):
+    """What of a checkpoint are variables; nothing that holds tensors is dropped."""
+    if not isinstance(tree, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(tree).__name__}, expected a dictionary of linen's "
+            'variables: save {"params": …}.'
+        )
     if {"step", "student", "generator"} <= tree.keys():
         tree = tree["student"]  # The two are trained together.
     if "params" not in tree:
-        return {"params": tree}
-    if "params" in tree["params"]:  # A train state made of whole variables.
-        return tree["params"]
+        inner = [k for k, v in tree.items() if isinstance(v, dict) and "params" in v]
+        if not inner:
+            return {"params": tree}
+        if len(inner) > 1:
+            raise CheckpointError(
+                f"{path} holds several networks ({', '.join(inner)}): save one alone."
+            )
+        tree = tree[inner[0]]
+    params = tree["params"]
+    if isinstance(params, dict) and "params" in params:
+        return params  # A train state made of whole variables.
     state = {"step", "params", "opt_state", "model_state"}
     others = {key: value for key, value in tree.items() if key not in state}
-    return {"params": tree["params"]} | others | (tree.get("model_state") or {})
+    others |= tree.get("model_state") or {}
+    return {"params": params} | {k: v for k, v in others.items() if _has_floats(v)}
+
+
+def _has_floats(tree):
+    """Whether there are arrays of floats, unlike in counts, keys, names and scores."""
+    return any(
+        getattr(leaf, "ndim", 0) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _seal(path: pathlib.Path) -> None:
@@ -236,8 +271,11 @@ def _quiet_threads():
 
 
 def _not_restored(path, error):
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return _refused(path, reason[0][:200])
+    return _refused(path, _reason(error))
+
+
+def _reason(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _refused(path, reason):

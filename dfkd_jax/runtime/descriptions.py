@@ -45,7 +45,7 @@ def describe(fields: Any, *, source: str) -> Description:
         for name in ("image_shape", "mean", "std"):
             fields[name] = tuple(fields[name])
         found = Description(**fields)
-        problem = _problem(found)
+        problem = problem_of(found)
     except (KeyError, TypeError, ValueError) as error:
         problem = str(error)
     if problem:
@@ -53,9 +53,9 @@ def describe(fields: Any, *, source: str) -> Description:
     return found
 
 
-def _problem(found):
-    """What cannot be in a description that was read, or nothing."""
-    shape, numbers = found.image_shape, (*found.mean, *found.std)
+def problem_of(found: Description) -> str:
+    """What cannot be in a description, or nothing."""
+    shape = found.image_shape
     if not (isinstance(found.network, str) and isinstance(found.dataset, str)):
         return "names must be texts"
     if not isinstance(found.arguments, Mapping):
@@ -66,8 +66,23 @@ def _problem(found):
         len(shape) != 3 or math.prod(shape) > MOST_PIXELS
     ):
         return f"images of shape {shape!r}"
-    if len(found.mean) != shape[2] or len(found.std) != shape[2]:
-        return f"mean and std must be {shape[2]} numbers each"
+    return pixels_problem(found.mean, found.std, channels=shape[2])
+
+
+def pixels_problem(mean: Sequence[Any], std: Sequence[Any], *, channels: int) -> str:
+    """What is wrong with the mean and std of pixels from 0 to 1, or nothing."""
+    if len(mean) != channels or len(std) != channels:
+        return f"mean and std must be {channels} numbers each"
+    numbers = (*mean, *std)
     if not all(type(x) in (int, float) and abs(x) < 1e9 for x in numbers):
         return "mean and std must be finite numbers"
-    return "" if min(found.std) > 0 else "std must be above 0"
+    if min(std) <= 0:
+        return f"std must be above 0, got {tuple(std)}"
+    if min(mean) >= 0 and max(mean) <= 1 and max(std) <= 1:
+        return ""
+    problem = f"pixels are from 0 to 1, got mean {tuple(mean)} and std {tuple(std)}"
+    if max(mean) <= 255 and max(std) <= 255 and min(mean) >= 0:
+        divided = [tuple(round(x / 255, 4) for x in values) for values in (mean, std)]
+        problem += f"; of pixels from 0 to 255? Then divide by 255: {divided[0]} and "
+        problem += f"{divided[1]}"
+    return problem

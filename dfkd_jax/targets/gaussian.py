@@ -5,6 +5,7 @@ from the teacher's weights alone, features are drawn for all classes at once, an
 rest of the teacher turns them into soft labels.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ def sample(
     return mean[None, :] + noise @ factor.T
 
 
+# As one program: operation by operation it takes seconds to compile.
+@functools.partial(jax.jit, static_argnames=("sigma", "scale", "weights", "window"))
 def feature_normal(
     kernel: Float[Array, "..."],
     *,

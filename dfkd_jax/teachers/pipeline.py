@@ -82,7 +82,9 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
-        weights.save(path, variables, description, run=mark(workdir))
+        weights.TrainedNetwork(
+            module=network, variables=variables, description=description
+        ).save(path, run=mark(workdir))
         started = time.monotonic()
         found = {}
         for split in ("validation", "test"):

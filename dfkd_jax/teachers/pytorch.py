@@ -10,31 +10,46 @@ import pathlib
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from dfkd_jax.errors import CheckpointError, did_you_mean
+from dfkd_jax.models import registry
 from dfkd_jax.runtime import weights
 from dfkd_jax.teachers import mappings
 from dfkd_jax.teachers.mappings import LayerMapping, Shapes, Source
 
-# Where checkpoints keep the state dict, and what wrappers put before every name.
-NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.")
+# Where checkpoints keep the state dict: the last ones hold averages over training.
+NESTED_UNDER = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
+# What wrappers put before every name, or anywhere in it; and toolboxes before each.
+PREFIXES = ("module.", "model.", "net.", "network.")
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+PARTS = ("backbone.", "neck.", "head.")
 # Linen's names of tensors and PyTorch's.
 TENSORS = {
     "kernel": "weight",
     "scale": "weight",
     "embedding": "weight",
     "bias": "bias",
+    "negative_slope": "weight",
     "mean": "running_mean",
     "var": "running_var",
 }
-# Batch normalisation counts its batches; nothing here needs that.
+# Batch normalisation counts its batches, averaging its models; nothing needs that.
 UNUSED = "num_batches_tracked"
+COUNT = "n_averaged"
 MOST_PROBLEMS = 8
 MOST_ENTRIES = 100_000
 
@@ -60,17 +75,19 @@ def load(
             and none is given, it lists what the file holds and how to begin one.
         ConfigError: The mapping is not there or not as it should be.
     """
-    state_dict = read_state_dict(path)
-    if mapping:
-        layers = mappings.read(pathlib.Path(mapping).expanduser())
-    else:
+    layers = mappings.read(pathlib.Path(mapping).expanduser()) if mapping else None
+    named = [source.name for source in layers.sources.values()] if layers else []
+    state_dict = read_state_dict(path, named=named)
+    if layers is None:
         held = {name: array.shape for name, array in state_dict.items()}
         layers = mappings.shipped(network, _shapes(expected), held)
+        about = registry.about(network)
         if layers is None:
             raise CheckpointError(
                 f"{path} names its layers unlike the PyTorch counterpart of "
-                f"{network!r}, or there is none: say which layer is which in a JSON "
-                "file and set config.teacher.mapping to it.\n\n"
+                f"{network!r}{f' ({about})' if about else ''}, or there is none: say "
+                "which layer is which in a JSON file and set config.teacher.mapping to "
+                "it.\n\n"
                 f"The file holds:\n{_listing(state_dict)}\n\n"
                 'Begin the mapping with this, and replace every "?":\n'
                 f"{skeleton(state_dict, expected)}"
@@ -78,34 +95,119 @@ def load(
     return convert(state_dict, mapping=layers, expected=expected, source=str(path))
 
 
-def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_state_dict(
+    path: pathlib.Path, *, named: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """The tensors of a file that PyTorch users save; floats as float32.
 
-    A state dict beside other things ("state_dict", "model", …) is taken out, and the
-    prefix that `DataParallel` or `torch.compile` gives to every name is dropped.
+    A state dict beside other things ("state_dict", "model", …) is taken out, and what
+    wrappers (`DataParallel`, `torch.compile`, Lightning, mmcls, …) give to all names is
+    dropped. Weight norm, spectral norm and pruning become the weights that they make.
+
+    Args:
+        path: A `.safetensors`, `.pt` or `.pth` file.
+        named: Names, or beginnings of names, that are to stay as they are.
 
     Raises:
         CheckpointError: The file is missing, damaged, needs code to be read, holds no
-            state dict, or NaN.
+            state dict, more than one, or NaN.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         tensors, _ = weights.read_tensors(path)
     else:
         tensors = _read_pickled(path)
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
     for name, array in tensors.items():
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # Found out below.
                 tensors[name] = np.asarray(array, np.float32)
+    tensors = _folded(_unwrapped(tensors, named), path)
     weights.check_finite(tensors, source=str(path))
     return tensors
 
 
+def _unwrapped(tensors, named):
+    """Tensors by the names that they have in the model alone."""
+
+    def renamed(rename):
+        names = {rename(name): tensor for name, tensor in tensors.items()}
+        return names if len(names) == len(tensors) else tensors
+
+    def every(*prefixes):
+        return all(name.startswith(prefixes) for name in tensors) and not any(
+            name.startswith(prefixes) for name in named
+        )
+
+    tensors = {name: tensor for name, tensor in tensors.items() if name != COUNT}
+    for wrapper in WRAPPERS:
+        tensors = renamed(lambda name, wrapper=wrapper: name.replace(wrapper, ""))
+    while prefix := next(filter(every, PREFIXES if tensors else ()), ""):
+        tensors = renamed(lambda name, prefix=prefix: name.removeprefix(prefix))
+    if every(*PARTS):
+        tensors = renamed(lambda name: name.partition(".")[2])
+    return tensors
+
+
+def _weight_norm(size, direction):
+    """`size · direction / ‖direction‖`, the norm over the axes that `size` lacks."""
+    axes = None
+    if size.ndim:
+        axes = tuple(axis for axis in range(size.ndim) if size.shape[axis] == 1)
+        if len(axes) < size.ndim - 1 or size.ndim != direction.ndim:
+            raise ValueError(f"sizes {size.shape} of directions {direction.shape}")
+    return size * direction / np.sqrt(np.sum(direction**2, axes, keepdims=True))
+
+
+def _spectral_norm(weight, left, right):
+    """The weight over its largest singular value, as kept in evaluation mode."""
+    return weight / (left @ weight.reshape(len(weight), -1) @ right)
+
+
+# Endings of a tensor's name and of its partners', and what they make together.
+_FOLDS = (
+    (("_g", "_v"), _weight_norm),
+    ((".original0", ".original1"), _weight_norm),
+    (("_orig", "_u", "_v"), _spectral_norm),
+    ((".original", ".0._u", ".0._v"), _spectral_norm),
+    (("_orig", "_mask"), np.multiply),
+)
+_PARAMETRIZED = "parametrizations."
+
+
+def _folded(tensors, path):
+    """Tensors with weights in place of what weight norm and its like keep of them."""
+    found = dict(tensors)
+    for endings, make in _FOLDS:
+        for name in tensors:
+            base = name.removesuffix(endings[0])
+            parts = [base + ending for ending in endings]
+            if name == base or not found.keys() >= set(parts):
+                continue
+            made = base.replace(_PARAMETRIZED, "")
+            try:
+                with np.errstate(invalid="ignore", divide="ignore"):  # Found out later.
+                    array = make(*(found.pop(part) for part in parts))
+                if array.shape not in {tensors[part].shape for part in parts}:
+                    raise ValueError(f"it would be {array.shape}")
+                if made in found:
+                    raise ValueError(f"{made} is there, too")
+            except (ValueError, TypeError) as error:
+                raise CheckpointError(
+                    f"{path}: {', '.join(parts)} make no weight ({error}): remove the "
+                    "parametrization in PyTorch before saving."
+                ) from error
+            found[made] = np.asarray(array, np.float32)
+    for name in found:
+        if _PARAMETRIZED in name:
+            raise CheckpointError(
+                f"{path}: tensor {name} is of a parametrization that is not known: "
+                "call torch.nn.utils.parametrize.remove_parametrizations in PyTorch "
+                "before saving."
+            )
+    return found
+
+
 def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise CheckpointError(f"Weights {path} are not there: check the path.")
+    weights.check_readable(path)
     try:
         import torch
     except ImportError as error:
@@ -119,6 +221,8 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What matters is in the errors below.
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is no state dict: it is damaged, or reading it would run code "
@@ -142,10 +246,39 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
             if isinstance(name, str) and isinstance(tensor, torch.Tensor)
         }
 
+    def holds_tensors(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        if isinstance(value, list | tuple):
+            return any(map(holds_tensors, value))
+        return isinstance(value, torch.Tensor)
+
     found = tensors_of(content)
-    if not found and isinstance(content, Mapping):
-        found = next(
-            filter(None, (tensors_of(content.get(key)) for key in NESTED_UNDER)), {}
+    nested = {}
+    if isinstance(content, Mapping):
+        nested = {key: tensors_of(content.get(key)) for key in NESTED_UNDER}
+        nested = {key: tensors for key, tensors in nested.items() if tensors}
+    if len(nested) > 1:
+        raise CheckpointError(
+            f"{path} holds several sets of weights ({', '.join(nested)}): save the one "
+            f"that was measured, as in torch.save(content[{list(nested)[-1]!r}], ...)."
+        )
+    if nested:
+        beside = [name for name, tensor in found.items() if tensor.numel() > 1]
+        [(key, found)] = nested.items()
+        content = content[key]
+    else:
+        beside = []
+    if found:
+        beside += [
+            str(name)
+            for name, value in content.items()
+            if name not in found and holds_tensors(value)
+        ]
+    if beside:
+        raise CheckpointError(
+            f"{path} holds tensors besides its state dict "
+            f"({', '.join(beside[:MOST_PROBLEMS])}): save model.state_dict() alone."
         )
     if not found:
         keys = [str(key) for key in content] if isinstance(content, Mapping) else []
@@ -178,6 +311,11 @@ def _check_archive(path: pathlib.Path) -> None:
         return  # As PyTorch wrote before 1.6.
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, which is code: save its weights with "
+            "torch.save(torch.jit.load(path).state_dict(), ...)."
+        )
     if len(entries) > MOST_ENTRIES:
         raise ValueError(f"{len(entries):,} files inside")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -222,6 +360,8 @@ def convert(
             used.add(name)
             array = _held(name, state_dict, path)
             converted[path] = _convert_tensor(name, array, path, origin, want)
+            if shape == () and array.shape == (1,):  # PyTorch's PReLU.
+                converted[path] = converted[path].reshape(())
             if converted[path].shape != shape:
                 raise _MisfitError(
                     f"{name} of shape {array.shape} gives {_inner(path)} of shape "
@@ -354,7 +494,7 @@ def _convert_tensor(
         if tensor == "kernel" and array.ndim > 1:
             # OIHW to HWIO, [out, in] to [in, out].
             array = array.transpose(*range(2, array.ndim), 1, 0)
-    return np.ascontiguousarray(array, np.float32)
+    return np.asarray(array, np.float32, order="C")
 
 
 def _channels_last(

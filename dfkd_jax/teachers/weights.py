@@ -1,20 +1,19 @@
 """Teachers that are trained already: shipped with the package, or anybody's weights."""
 
 import dataclasses
+import json
 import pathlib
 from importlib import resources
 
-import jax
 import numpy as np
-from flax import traverse_util
 
 from dfkd_jax.config import NetworkConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import checkpoints, files, weights
+from dfkd_jax.runtime import checkpoints, files, progress, weights
 from dfkd_jax.teachers import pytorch
 
-PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
+PYTORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -32,12 +31,16 @@ def find(name: str) -> pathlib.Path:
     known = shipped()
     if name in known:
         return known[name]
-    path = pathlib.Path(name).expanduser()
-    if path.exists():
-        return path
+    reason = ""
+    try:
+        path = pathlib.Path(name).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # Nobody's home; no permission; too long.
+        reason = f" ({getattr(error, 'strerror', '') or error})"
     raise CheckpointError(
-        f"Teacher weights {name!r} are neither shipped ({', '.join(known)}), nor a "
-        "file, nor a folder. A config of configs/teachers/ trains one."
+        f"Weights {name[:300]!r} are neither shipped ({', '.join(known)}), nor a file, "
+        f"nor a folder{reason}. A config of configs/teachers/ trains a teacher."
         + did_you_mean(name, known)
     )
 
@@ -51,36 +54,35 @@ def load(config: NetworkConfig, *, dataset: str = "") -> weights.TrainedNetwork:
 
     Raises:
         CheckpointError: The weights are missing, damaged, foreign, altered or of
-            another network.
-        ConfigError: Something has to be said about the network that the weights do not.
+            another network, or are none of a teacher.
+        ConfigError: Something has to be said about the network that the weights do not,
+            or is said otherwise there.
     """
     path = find(config.weights)
-    variables, description = _read(path, config, dataset)
+    stored = _read(path, config, dataset)
     module = registry.create(
         config.name,
-        num_classes=description.num_classes,
-        arguments=description.arguments,
+        num_classes=stored.description.num_classes,
+        arguments=stored.description.arguments,
     )
-    weights.check_fits(module, variables, description, source=str(path))
-    _check_variances(variables, source=str(path))
-    return weights.TrainedNetwork(
-        module=module, variables=variables, description=description
-    )
+    teacher = stored.network(module, source=str(path))
+    weights.check_teacher(teacher, source=str(path))
+    return teacher
 
 
 def _read(path, config, dataset):
-    """Variables and description of weights of any kind."""
+    """Weights of any kind as `weights.Stored`."""
     tensors, metadata = {}, {}
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         tensors, metadata = weights.read_tensors(path)
     if weights.FORMAT in metadata:
         _check_manifest(path)
-        variables, description = weights.described(path, tensors, metadata)
-        return variables, dataclasses.replace(
-            description,
-            network=config.name,
-            arguments=config.arguments or description.arguments,
-        )
+        stored = weights.described(path, tensors, metadata)
+        _check_unused(path, config, stored.description)
+        stored = stored.called(config.name, source=str(path))
+        arguments = {**stored.description.arguments, **config.arguments}
+        description = dataclasses.replace(stored.description, arguments=arguments)
+        return dataclasses.replace(stored, description=description)
     for key in ("image_shape", "mean", "std"):
         if not getattr(config, key):
             raise ConfigError(
@@ -91,6 +93,26 @@ def _read(path, config, dataset):
     expected, num_classes = weights.trace(
         module, config.image_shape, network=config.name
     )
+    if path.is_dir():
+        variables = checkpoints.load_variables(path)
+    elif linen := _as_linen(tensors, expected):
+        variables = weights.unflatten(linen, source=str(path))
+    elif tensors or path.name.lower().endswith(PYTORCH):
+        variables = pytorch.load(
+            path, network=config.name, mapping=config.mapping, expected=expected
+        )
+    else:
+        raise CheckpointError(
+            f"{path} is of no kind that is known: name a .safetensors file, a state "
+            f"dict of PyTorch ({', '.join(PYTORCH)}) or a folder of Orbax checkpoints."
+        )
+    if config.mapping and (path.is_dir() or linen):
+        raise _unused("mapping", config.mapping, f"{path} has the network's own names")
+    if about := registry.about(config.name):
+        progress.say(
+            f"{path} does not describe its network: read as {config.name} ({about}). "
+            "Write one that does otherwise as a linen module (config.teacher.module)."
+        )
     description = weights.Description(
         network=config.name,
         num_classes=num_classes,
@@ -100,25 +122,27 @@ def _read(path, config, dataset):
         dataset=dataset,
         arguments=config.arguments,
     )
-    if path.is_dir():
-        variables = checkpoints.load_variables(path)
-        variables = {name: variables.get(name, {}) for name in expected}
-        weights.check_finite(weights.flatten(variables), source=str(path))
-    elif linen := _as_linen(tensors, expected):
-        variables = linen
-    elif tensors or path.suffix in PYTORCH:
-        variables = pytorch.load(
-            path, network=config.name, mapping=config.mapping, expected=expected
-        )
-    else:
-        raise CheckpointError(
-            f"{path} is of no kind that is known: name a .safetensors file, a state "
-            f"dict of PyTorch ({', '.join(PYTORCH)}) or a folder of Orbax checkpoints."
-        )
-    with np.errstate(over="ignore"):  # Found out below.
-        variables = jax.tree.map(lambda leaf: leaf.astype("float32"), variables)
-    weights.check_finite(weights.flatten(variables), source=str(path))
-    return variables, description
+    return weights.Stored(variables=variables, description=description)
+
+
+def _check_unused(path, config, description):
+    """Raises ConfigError for a setting that contradicts what the weights say."""
+    if config.mapping:
+        raise _unused("mapping", config.mapping, f"{path} has the network's own names")
+    for key in ("image_shape", "mean", "std"):
+        given, known = getattr(config, key), tuple(getattr(description, key))
+        if given and (len(given) != len(known) or not np.allclose(given, known)):
+            raise _unused(key, given, f"{path} says {known}")
+    for key, given in config.arguments.items():
+        known = description.arguments.get(key, given)
+        if json.dumps(known) != json.dumps(given):  # Tuples are lists there.
+            raise _unused(f"arguments.{key}", given, f"{path} says {known!r}")
+
+
+def _unused(key, value, reason):
+    return ConfigError(
+        f"config.teacher.{key}={value!r} is not used: {reason}. Leave it out."
+    )
 
 
 def _check_manifest(path):
@@ -131,26 +155,16 @@ def _check_manifest(path):
         )
 
 
-def _check_variances(variables, *, source):
-    """Raises CheckpointError for a running variance whose root would be NaN."""
-    for name, leaf in weights.flatten(variables.get("batch_stats", {})).items():
-        if name.endswith("var") and leaf.min(initial=0) < 0:
-            raise CheckpointError(
-                f"{source}: tensor batch_stats/{name} holds a negative variance: fetch "
-                "or train the weights again."
-            )
-
-
 def _as_linen(tensors, expected):
-    """Variables, if `tensors` carry the names of a linen tree in any usual spelling."""
+    """Tensors by linen's names, if they carry these in any usual spelling."""
     want = weights.flatten(expected)
-    names = {name.replace(".", "/"): name for name in tensors}
-    if not all(name in names or name.removeprefix("params/") in names for name in want):
+    names = {name: name.replace(".", "/") for name in tensors}
+    names = {
+        name: linen
+        if linen in want or f"params/{linen}" not in want
+        else f"params/{linen}"
+        for name, linen in names.items()
+    }
+    if not want.keys() <= set(names.values()):
         return None
-    return traverse_util.unflatten_dict(
-        {
-            name: tensors[names.get(name) or names[name.removeprefix("params/")]]
-            for name in want
-        },
-        sep="/",
-    )
+    return {names[name]: tensor for name, tensor in tensors.items()}

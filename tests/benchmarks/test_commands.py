@@ -11,7 +11,6 @@ import pytest
 
 from dfkd_jax.reporting import figures
 
-pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
 # A module that cannot be imported is what a missing one looks like.
 WITHOUT_TORCH = (
@@ -41,7 +40,9 @@ def run(name, folder, *flags, torch=True):
     return found, done.stderr
 
 
-@pytest.mark.parametrize("name", ["synthesis", "distillation"])
+@pytest.mark.parametrize(
+    "name", ["synthesis", pytest.param("distillation", marks=pytest.mark.full)]
+)
 def test_steps_without_torch(tmp_path, name):
     found, stderr = run(name, tmp_path, "--networks=lenet5", torch=False)
     assert "PyTorch is not here" in stderr
@@ -50,6 +51,7 @@ def test_steps_without_torch(tmp_path, name):
     assert found["ratios"] == {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["synthesis", "distillation"])
 def test_steps_beside_torch(tmp_path, name):
     pytest.importorskip("torch", reason='needs the extra "bench"')
@@ -68,6 +70,7 @@ def test_steps_beside_torch(tmp_path, name):
     }
 
 
+@pytest.mark.full
 def test_scaling_over_devices(tmp_path):
     found, _ = run("scaling", tmp_path, "--parts=devices")
     assert [(row["step"], row["devices"]) for row in found["devices"]] == [
@@ -79,6 +82,7 @@ def test_scaling_over_devices(tmp_path):
     assert all(row["images_per_second"]["median"] > 0 for row in found["devices"])
 
 
+@pytest.mark.full
 def test_stages_add_up(tmp_path):
     found, _ = run("stages", tmp_path)
     cold = found["cold"]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -62,13 +61,12 @@ def test_without_a_network_load_fails_at_once(tmp_path):
         pytest.skip("unshare -rn is not available")
     program = "import sys; from dfkd_jax.data import tfds; "
     program += "tfds.load('mnist', 'test', data_dir=sys.argv[1])"
-    start = time.monotonic()
     done = subprocess.run(
         ["unshare", "-rn", sys.executable, "-c", program, str(tmp_path)],
         capture_output=True,
         text=True,
+        timeout=120,  # Not the minutes of a client that tries again.
     )
-    assert time.monotonic() - start < 10
     assert "DataUnavailableError: mnist is not in" in done.stderr
 
 
@@ -202,10 +200,10 @@ def test_apt_sources_are_read_in_both_formats(monkeypatch, tmp_path):
 
 
 def test_silent_probes_do_not_hold_up_the_answer():
-    probes = {"quick": lambda: True, "slow": lambda: time.sleep(5)}
-    start = time.monotonic()
+    answered = threading.Event()
+    probes = {"quick": lambda: True, "slow": lambda: answered.wait(60)}
     assert reachability._ask_all(probes, 0.2) == {"quick": True, "slow": None}
-    assert time.monotonic() - start < 1
+    answered.set()
 
 
 @pytest.mark.skipif(

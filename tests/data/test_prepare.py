@@ -162,12 +162,10 @@ def test_stopping_ends_the_process(tmp_path, monkeypatch):
         pids.append(int(line))
         raise KeyboardInterrupt
 
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare_in_subprocess(
             "mnist", data_dir=tmp_path, raw_dir="", report=stop
         )
-    assert time.monotonic() - started < 20
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 

@@ -14,8 +14,6 @@ from dfkd_jax.models.alexnet import AlexNet
 from dfkd_jax.models.lenet import LeNet5
 from dfkd_jax.runtime import weights, writers
 
-pytestmark = pytest.mark.slow
-
 
 def alexnet(width):
     """With `width` times two units in each layer."""
@@ -34,6 +32,14 @@ NETWORKS = {
     "own, late": (lambda width: custom_nets.LateNorm(width=width), (8, 8, 1)),
     "own, nested": (lambda width: custom_nets.AllConvolutional(width=width), (8, 8, 1)),
 }
+
+
+# What takes long to compile; one test does LeNet-5 every time.
+LARGE = ("AlexNet", "LeNet-5")
+SOME = [
+    pytest.param(name, marks=pytest.mark.full) if name in LARGE else name
+    for name in NETWORKS
+]
 
 
 def make(name, width, seed=0):
@@ -63,7 +69,7 @@ def distance(one, other):
     return np.sqrt(np.square(one - other).mean() / other.var(axis=0).mean())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["LeNet-5", *SOME[2:]])
 def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
     module, variables, images = make(name, 4)
     found = start.part_of(module, variables, module, images)
@@ -72,7 +78,7 @@ def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
     assert distance(answers, logits(module, variables, images)) < 1e-2
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
     """But for local response normalisation, which sees neighbours."""
     student, variables, images = make(name, 4)
@@ -99,7 +105,7 @@ def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
     assert distance(logits(student, found, images), wanted) < 0.1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SOME)
 def test_fitted_layers_are_nearer_than_cut_ones(name):
     """To what the teacher says, on images that they were not fitted on."""
     teacher, variables, images = make(name, 8)

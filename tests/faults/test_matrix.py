@@ -36,7 +36,7 @@ def test_every_stage_and_every_fault_is_there():
     assert set(faults) == set(FAULTS)
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize(("stage", "fault"), cells())
 def test_cell(stages, record_property, tmp_path, stage, fault):
     name = f"{stage} × {fault}"

@@ -138,7 +138,7 @@ def test_a_flipped_bit_in_weights_is_found(tmp_path):
     path = tmp_path / "weights.safetensors"
     variables = {"params": {"a": np.ones(4, np.float32)}}
     weights.save(path, variables, parsers.DESCRIPTION, run="ab")
-    assert weights.made_by(path) == "ab"
+    assert weights.read(path).run == "ab"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

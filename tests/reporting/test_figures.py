@@ -7,7 +7,6 @@ from PIL import Image
 from dfkd_jax.reporting import figures
 
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.slow
 
 
 def draw(path, *, shape, num_classes):

@@ -4,10 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-pytestmark = pytest.mark.slow
-
 PROGRAM = """
 import resource, sys
 from dfkd_jax.runtime import compiled

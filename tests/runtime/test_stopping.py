@@ -18,7 +18,7 @@ def native(iterations):
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", iterations)
 
-stopping.GRACE_SECONDS = 1.0
+stopping.GRACE_SECONDS = {grace}
 stopping.install()
 stopping.watch()
 try:
@@ -31,9 +31,9 @@ NAMES = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 FOREVER = 10**9  # Minutes.
 
 
-def start(body):
+def start(body, *, grace=1.0):
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(body=body)],
+        [sys.executable, "-c", PROGRAM.format(body=body, grace=grace)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,12 +81,13 @@ def test_a_loop_saves_before_it_leaves(number):
 @pytest.mark.parametrize("deferred", [False, True])
 def test_a_second_signal_ends_at_once(deferred):
     body = f"native({FOREVER})"
-    process = start(f"with stopping.deferred(): {body}" if deferred else body)
+    body = f"with stopping.deferred(): {body}" if deferred else body
+    process = start(body, grace=600)
     time.sleep(0.3)  # It says that it is ready just before native code has it.
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)
         time.sleep(0.2)
-    process.communicate(timeout=0.7)  # Before its time is up.
+    process.communicate(timeout=60)  # Before its time is up.
     assert process.returncode == 128 + signal.SIGINT
 
 
@@ -94,9 +95,9 @@ def test_time_is_limited():
     process = start(f"with stopping.deferred(): native({FOREVER})")
     process.send_signal(signal.SIGTERM)
     started = time.monotonic()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert 0.9 < time.monotonic() - started < 10
+    assert time.monotonic() - started > 0.9
     assert stopping.DROPPED in err
 
 

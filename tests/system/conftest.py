@@ -11,16 +11,32 @@ from dfkd_jax.reporting import figures
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, request):
     """Commands find no data, no program that fetches any, and no network."""
-    return laboratory.open_lab(tmp_path_factory.mktemp("lab"))
+    return laboratory.open_lab(
+        tmp_path_factory.mktemp("lab"), request.config.cache.mkdir("commands")
+    )
+
+
+@pytest.fixture(scope="session")
+def toys(lab, tmp_path_factory):
+    """The same with a teacher of two layers: for how runs go."""
+    return laboratory.toy_lab(lab, tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(scope="session")
 def finished_workdir(lab, tmp_path_factory):
-    """A run that was not interrupted; do not change it."""
+    """A run of LeNet-5 that was not interrupted; do not change it."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     lab.finish(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def finished_toy(toys, tmp_path_factory):
+    """A run of the teacher of two layers; do not change it."""
+    workdir = tmp_path_factory.mktemp("finished") / "toy"
+    toys.finish(workdir)
     return workdir
 
 
@@ -28,6 +44,12 @@ def finished_workdir(lab, tmp_path_factory):
 def workdir_copy(finished_workdir, tmp_path):
     """A copy of the finished run, to be changed."""
     return shutil.copytree(finished_workdir, tmp_path / "run", symlinks=True)
+
+
+@pytest.fixture
+def toy_copy(finished_toy, tmp_path):
+    """A copy of the finished run of the toy, to be changed."""
+    return shutil.copytree(finished_toy, tmp_path / "run", symlinks=True)
 
 
 @pytest.fixture

@@ -3,6 +3,18 @@
 from flax import linen as nn
 
 
+class Toy(nn.Module):
+    """Two layers, for tests that pay for compiling and not for arithmetic."""
+
+    width: int = 16
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(self.width, name="hidden")(x.reshape(x.shape[0], -1)))
+        return nn.Dense(self.num_classes, name="logits")(x)
+
+
 class SmallCnn(nn.Module):
     """Convolution, BatchNorm, dense layers, dropout; told apart by `training`."""
 
@@ -75,7 +87,7 @@ class NoKernel(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return x.mean((1, 2)) + self.param("bias", nn.initializers.ones, (1, 1))
+        return x.mean((1, 2)) + self.param("bias", nn.initializers.ones, (1, 2))
 
 
 class NoLogits(nn.Module):

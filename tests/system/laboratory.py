@@ -1,15 +1,70 @@
 """Where whole runs are tried: no data, no network, and a start that costs little."""
 
+import fcntl
+import importlib.metadata
 import os
 import pathlib
+import shutil
+import sys
+import tempfile
 
 import command_runner
 import pytest
+import toy
 from tiny_runs import Lab
 
+TOY = str(pathlib.Path(toy.__file__).relative_to(command_runner.REPOSITORY))
 
-def open_lab(root: pathlib.Path) -> Lab:
-    """A laboratory in the empty folder `root`."""
+
+def open_lab(root: pathlib.Path, warm: pathlib.Path | None = None) -> Lab:
+    """A laboratory in the empty folder `root`.
+
+    Args:
+        root: Where all of it goes.
+        warm: A folder that keeps what the usual commands compile: the first laboratory
+            fills it while others wait, and each copies it. Two that wrote to one folder
+            might read what the other is just writing.
+    """
+    compiled = root / "cache" / "compiled"
+    lab = _open(root, compiled)
+    if warm:
+        jax = importlib.metadata.version("jax")
+        place = warm / f"python{sys.version_info.minor}-jax{jax}"
+        with open(warm / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if place.exists():
+                shutil.copytree(place, compiled, dirs_exist_ok=True)
+            else:
+                _make_usual_runs(lab)
+                shutil.copytree(compiled, warm / "unfinished", dirs_exist_ok=True)
+                (warm / "unfinished").rename(place)
+    return lab
+
+
+def toy_lab(lab: Lab, root: pathlib.Path) -> Lab:
+    """The same with the teacher of two layers, which needs no data set."""
+    weights = toy.write_teacher(root / "toy.safetensors")
+    return Lab(
+        lab.runner,
+        lab.empty,
+        config=TOY,
+        settings={"teacher.weights": weights},
+        done=0,
+    )
+
+
+def _make_usual_runs(lab):
+    """Two at a time, for what they compile."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        toys = toy_lab(lab, root)
+        lenet = lab.start(root / "lenet")
+        for variant in ("smoke", "dafl"):
+            toys.finish(root / variant, variant=variant)
+        assert lenet.wait() == lab.done, lenet.stderr
+
+
+def _open(root, compiled):
     for name in ("empty", "bin", "cache", "commands"):
         (root / name).mkdir()
     hidden = ("proxy", "xla_flags", "raw_dir", "npm_config_registry")
@@ -32,7 +87,7 @@ def open_lab(root: pathlib.Path) -> Lab:
         # Compiles in half the time.
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
         "--xla_llvm_disable_expensive_passes=true",
-        "JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     runner = command_runner.Runner(environment, root / "commands")

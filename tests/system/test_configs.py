@@ -126,7 +126,7 @@ print(*sorted(f"configs/{path.relative_to(folder)}" for path in folder.rglob("*.
     assert names == set(FILES)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_installed_copy_makes_a_student_from_any_folder(
     lab, installed, finished_workdir, tmp_path
 ):

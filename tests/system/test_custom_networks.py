@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import command_runner
 import custom_nets
 import digits
 import jax
@@ -19,7 +18,7 @@ from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 TINY = {
     "synthesis": {
@@ -30,6 +29,7 @@ TINY = {
     },
     "distillation": {"num_steps": 10, "batch_size": 8, "warmup_steps": 2},
 }
+SIZES = {f"{part}.{key}": TINY[part][key] for part in TINY for key in TINY[part]}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     for name in ("SmallCnn", "AllConvolutional"):
         module = getattr(custom_nets, name)(width=16)
-        digits.train(module).save(folder / f"{name}.safetensors")
+        # Of the first one's student it is asked how good it is.
+        num_steps = 400 if name == "SmallCnn" else 20
+        digits.train(module, num_steps=num_steps).save(folder / f"{name}.safetensors")
     digits.save_test_set(folder / "test.npz")
     return folder
 
@@ -66,21 +68,19 @@ def write_config(folder, path, *, module, layer, weights=None, **changes):
     ids=["dense feature layer", "convolutional feature layer"],
 )
 def test_distilled_by_config_alone(lab, folder, tmp_path, module, layer):
-    config = write_config(folder, tmp_path / "digits.py", module=module, layer=layer)
-    # With an optimising compiler, unlike runs of a few steps.
-    command = lab.runner.call(
-        command_runner.run_module,
-        "main",
-        [config, f"--workdir={tmp_path / 'run'}"],
-        XLA_FLAGS="",
+    """The settings of the file reach the run, and its own layer is the one modelled."""
+    config = write_config(
+        folder, tmp_path / "digits.py", module=module, layer=layer, **SIZES
     )
+    command = lab.runner.start("main", config, f"--workdir={tmp_path / 'run'}")
     assert command.wait() == 0, command.stdout + command.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     teacher, student = results["teacher"], results["student"]
     assert results["feature_layer"] == layer
     assert student["parameters"] < teacher["parameters"] / 4
-    assert teacher["test_accuracy"] > 0.95
-    assert student["test_accuracy"] > 0.8 * teacher["test_accuracy"]
+    assert results["num_pseudo_samples"] == TINY["synthesis"]["num_images"]
+    for role in (teacher, student):
+        assert role["network"] == f"custom_nets:{module}"
 
     arguments = (
         f"--checkpoint={tmp_path / 'run'}",
@@ -145,7 +145,7 @@ def test_evaluation_of_a_run_whose_teacher_is_of_another_program(
             "teacher.mean": (digits.MEAN,),
             "teacher.std": (digits.STD,),
         }
-        | {f"{part}.{key}": TINY[part][key] for part in TINY for key in TINY[part]},
+        | SIZES,
     )
     command = lab.runner.start("main", config, f"--workdir={tmp_path / 'run'}")
     assert command.wait() == 0, command.stderr
@@ -376,7 +376,7 @@ def test_python_api(teacher, folder, tmp_path, capsys):
     assert kept.sha256 == teacher.sha256
     with pytest.raises(CheckpointError, match="takes images"):
         api.evaluate(student, images[:, :4], labels)
-    with pytest.raises(ConfigError, match="num_image "):
+    with pytest.raises(ConfigError, match=r"num_image\W"):
         api.distil(
             teacher, "lenet5_half", workdir=tmp_path / "x", synthesis={"num_image": 1}
         )

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import command_runner
 import numpy as np
@@ -16,8 +15,6 @@ import pytest
 from tiny_runs import identity, read_transfer_set, shards
 
 from dfkd_jax.data import tfds
-
-pytestmark = pytest.mark.slow
 
 WAYS_TO_DATA = (
     "socket.connect",
@@ -94,12 +91,12 @@ def _asked_for_no_more(results, workdir):
     ("variant", "check"),
     [
         ("smoke", _asked_for_no_more),
-        ("half_b", _is_small),
-        ("paper", _asked_for_no_more),
-        ("zskd", _fills_the_pixel_range),
-        ("noise", _is_white_noise),
+        pytest.param("half_b", _is_small, marks=pytest.mark.full),
+        pytest.param("paper", _asked_for_no_more, marks=pytest.mark.full),
+        pytest.param("zskd", _fills_the_pixel_range, marks=pytest.mark.full),
+        pytest.param("noise", _is_white_noise, marks=pytest.mark.full),
         ("dafl", _asked_for_no_more),
-        ("dfad", _saw_two_batches_a_step),
+        pytest.param("dfad", _saw_two_batches_a_step, marks=pytest.mark.full),
     ],
 )
 def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path, variant, check):
@@ -142,8 +139,7 @@ def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_pat
     data_dir.mkdir()
     arguments = lab.arguments(workdir, data__dir=data_dir)
 
-    # As a user starts it, to see how soon it speaks.
-    start = time.monotonic()
+    # As a user starts it; it speaks before it works.
     process = subprocess.Popen(
         [sys.executable, "-m", "dfkd_jax.main", *arguments],
         cwd=command_runner.REPOSITORY,
@@ -153,7 +149,7 @@ def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_pat
         text=True,
     )
     first_line = process.stderr.readline()
-    assert time.monotonic() - start < 5  # About 1 on a machine that is not busy.
+    assert not workdir.exists()
     assert first_line.startswith("WARNING: The held-out test set cannot be had: ")
     assert "The student will be made all the same" in first_line
     rest = process.communicate(timeout=command_runner.PATIENCE)[1]

@@ -15,8 +15,6 @@ from dfkd_jax.models import registry
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
-pytestmark = pytest.mark.slow
-
 FEW_STEPS = {
     "distillation__num_steps": 4,
     "distillation__log_every": 2,
@@ -40,37 +38,38 @@ def _assert_same_run(workdir, other):
 
 
 @pytest.fixture(scope="module")
-def on_two_devices(lab, tmp_path_factory):
+def on_two_devices(toys, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two") / "run"
-    lab.finish(workdir, cpu_devices=2, **FEW_STEPS)
+    toys.finish(workdir, cpu_devices=2, **FEW_STEPS)
     return workdir
 
 
-@pytest.mark.parametrize("cpu_devices", [1, 4])
-def test_number_of_devices_does_not_matter(lab, tmp_path, on_two_devices, cpu_devices):
+@pytest.mark.parametrize("cpu_devices", [pytest.param(1, marks=pytest.mark.full), 4])
+def test_number_of_devices_does_not_matter(toys, tmp_path, on_two_devices, cpu_devices):
     workdir = tmp_path / "run"
-    command = lab.finish(workdir, cpu_devices=cpu_devices, **FEW_STEPS)
+    command = toys.finish(workdir, cpu_devices=cpu_devices, **FEW_STEPS)
     assert f"devices: {cpu_devices}\n" in command.stdout
     _assert_same_run(workdir, on_two_devices)
 
 
-def test_goes_on_with_another_number_of_devices(lab, on_two_devices, tmp_path):
+@pytest.mark.full
+def test_goes_on_with_another_number_of_devices(toys, on_two_devices, tmp_path):
     """As when a job moves to another machine."""
     workdir = tmp_path / "run"
     changes = FEW_STEPS | {"synthesis__checkpoint_seconds": 0, "cpu_devices": 0}
-    arguments = lab.arguments(workdir, **changes)
+    arguments = toys.arguments(workdir, **changes)
 
     def start(devices):
-        flags = lab.runner.environment["XLA_FLAGS"]
+        flags = toys.runner.environment["XLA_FLAGS"]
         flags += f" --xla_force_host_platform_device_count={devices}"
-        return lab.runner.call(
+        return toys.runner.call(
             command_runner.run_module, "main", arguments, XLA_FLAGS=flags
         )
 
     start(2).kill_when(lambda: checkpoint_steps(workdir / "synthesis"))
     start(4).kill_when(lambda: 2 in checkpoint_steps(workdir / "student"))
     command = start(1)
-    assert command.wait() == 3, command.stderr
+    assert command.wait() == toys.done, command.stderr
     _assert_same_run(workdir, on_two_devices)
 
 

@@ -21,8 +21,6 @@ from dfkd_jax.models import network, registry
 from dfkd_jax.runtime import weights
 from dfkd_jax.teachers import weights as teachers
 
-pytestmark = pytest.mark.slow
-
 REPOSITORY = command_runner.REPOSITORY
 TEACHER = "mnist_lenet5"
 # Keeps this package and what it is built on from being imported.

@@ -16,8 +16,6 @@ from tiny_runs import checkpoint_steps, fingerprint, read_transfer_set, shards
 from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import hosts, weights
 
-pytestmark = pytest.mark.slow
-
 FEW_STEPS = {
     "synthesis__num_images": 80,  # Two rounds of four devices.
     "distillation__num_steps": 8,
@@ -88,14 +86,14 @@ class Pair:
 
 def start_pair(lab, folder, workdir, *, pictures=False, **changes):
     arguments = lab.arguments(workdir, **FEW_STEPS | changes)
-    return Pair(lab, folder, [arguments, arguments], pictures=pictures)
+    return Pair(toys, folder, [arguments, arguments], pictures=pictures)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(lab, tmp_path_factory):
+def undisturbed(toys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
-    pair = start_pair(lab, folder / "output", folder / "run", pictures=True)
-    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
+    pair = start_pair(toys, folder / "output", folder / "run", pictures=True)
+    assert pair.wait() == [0, 0], pair.stderr(0) + pair.stderr(1)
     return pair, folder / "run"
 
 
@@ -106,30 +104,32 @@ def assert_same_student(two, one, *, atol):
         np.testing.assert_allclose(found[name], leaf, atol=atol, err_msg=name)
 
 
-def test_two_processes_make_what_one_makes(lab, undisturbed, tmp_path):
+@pytest.mark.full
+def test_two_processes_make_what_one_makes(toys, undisturbed, tmp_path):
     runs = [undisturbed[1], tmp_path / "one"]
-    lab.finish(runs[1], **FEW_STEPS)
+    toys.finish(runs[1], **FEW_STEPS)
     for mine, theirs in zip(*map(read_transfer_set, runs), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
     assert_same_student(*runs, atol=1e-4)
 
 
 def test_two_processes_are_one_of_as_many_devices_to_the_last_bit(
-    lab, undisturbed, tmp_path
+    toys, undisturbed, tmp_path
 ):
-    lab.finish(tmp_path / "one", **FEW_STEPS | {"cpu_devices": 4})
+    toys.finish(tmp_path / "one", **FEW_STEPS | {"cpu_devices": 4})
     assert fingerprint(tmp_path / "one") == fingerprint(undisturbed[1])
 
 
-def test_a_start_that_is_fitted_is_that_of_one_process(lab, tmp_path):
+@pytest.mark.full
+def test_a_start_that_is_fitted_is_that_of_one_process(toys, tmp_path):
     # Steps too small to move it: Adam would blow up the least of differences.
     changes = FEW_STEPS | {
         "distillation__start": "teacher",
         "distillation__learning_rate": 1e-9,
     }
-    pair = start_pair(lab, tmp_path / "output", tmp_path / "two", **changes)
-    lab.finish(tmp_path / "one", **changes | {"cpu_devices": 4})
-    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
+    pair = start_pair(toys, tmp_path / "output", tmp_path / "two", **changes)
+    toys.finish(tmp_path / "one", **changes | {"cpu_devices": 4})
+    assert pair.wait() == [0, 0], pair.stderr(0) + pair.stderr(1)
     # Sums over many images are rounded as the number of devices has it.
     assert_same_student(tmp_path / "two", tmp_path / "one", atol=1e-3)
 
@@ -148,16 +148,20 @@ def test_process_0_alone_prints(undisturbed):
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [
-        (1, lambda workdir: shards(workdir)),
-        (0, lambda workdir: checkpoint_steps(workdir / "student")),
+        pytest.param(1, shards, id="1 in synthesis"),
+        pytest.param(
+            0,
+            lambda workdir: checkpoint_steps(workdir / "student"),
+            id="0 in distillation",
+            marks=pytest.mark.full,
+        ),
     ],
-    ids=["1 in synthesis", "0 in distillation"],
 )
 def test_killed_process_is_named_and_the_run_goes_on(
-    lab, undisturbed, tmp_path, victim, moment
+    toys, undisturbed, tmp_path, victim, moment
 ):
     workdir = tmp_path / "run"
-    pair = start_pair(lab, tmp_path / "first", workdir)
+    pair = start_pair(toys, tmp_path / "first", workdir)
     pair.wait_for(lambda: moment(workdir))
     os.kill(pair.processes[victim].pid, signal.SIGKILL)
     statuses = pair.wait()
@@ -171,22 +175,23 @@ def test_killed_process_is_named_and_the_run_goes_on(
     assert len(errors) == 1, errors
     assert errors[0].startswith(f"ERROR: Process {victim} of 2 stopped answering")
 
-    pair = start_pair(lab, tmp_path / "second", workdir)
-    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
+    pair = start_pair(toys, tmp_path / "second", workdir)
+    assert pair.wait() == [0, 0], pair.stderr(0) + pair.stderr(1)
     assert fingerprint(workdir) == fingerprint(undisturbed[1])
 
 
-def test_processes_that_do_not_belong_together(lab, tmp_path):
+@pytest.mark.full
+def test_processes_that_do_not_belong_together(toys, tmp_path):
     """Started at once: each pair ends when process 0 misses the other one."""
-    arguments = lab.arguments(tmp_path / "run")
+    arguments = toys.arguments(tmp_path / "run")
     other_folder = Pair(
-        lab, tmp_path / "output1", [arguments, lab.arguments(tmp_path / "other")]
+        toys, tmp_path / "output1", [arguments, toys.arguments(tmp_path / "other")]
     )
     workdir = tmp_path / "settings"
     other_settings = Pair(
-        lab,
+        toys,
         tmp_path / "output2",
-        [lab.arguments(workdir), lab.arguments(workdir, seed=1)],
+        [toys.arguments(workdir), toys.arguments(workdir, seed=1)],
     )
     for pair, message in (
         (other_folder, "is not the folder that process 0 writes to: name a --workdir"),
@@ -212,16 +217,17 @@ def test_processes_that_do_not_belong_together(lab, tmp_path):
         ),
     ],
 )
-def test_flags_that_do_not_fit(lab, tmp_path, flags, message):
-    command = lab.runner.start("main", *lab.arguments(tmp_path / "run"), *flags)
-    [(status, error)] = lab.errors(command)
+def test_flags_that_do_not_fit(toys, tmp_path, flags, message):
+    command = toys.runner.start("main", *toys.arguments(tmp_path / "run"), *flags)
+    [(status, error)] = toys.errors(command)
     assert status == 2
     assert message in error
 
 
-def test_batch_that_cannot_be_split(lab, tmp_path):
+@pytest.mark.full
+def test_batch_that_cannot_be_split(toys, tmp_path):
     pair = start_pair(
-        lab, tmp_path / "output", tmp_path / "run", distillation__batch_size=6
+        toys, tmp_path / "output", tmp_path / "run", distillation__batch_size=6
     )
     assert pair.wait() == [2, 2]
     for place in range(2):
@@ -273,27 +279,26 @@ def test_slurm_job_of_one_task_is_alone(monkeypatch):
     assert hosts.count() == 1
 
 
-def test_one_that_is_told_to_stop_has_all_save(lab, undisturbed, tmp_path):
+@pytest.mark.full
+def test_one_that_is_told_to_stop_has_all_save(toys, undisturbed, tmp_path):
     """As when one machine of several is to be preempted."""
     workdir = tmp_path / "run"
     changes = {
-        "distillation__num_steps": 150,
+        "distillation__num_steps": 1_500,
         "distillation__log_every": 10,
         "distillation__checkpoint_every": 1_000,
     }
     metrics = workdir / "metrics.jsonl"
-    pair = start_pair(lab, tmp_path / "first", workdir, **changes)
+    pair = start_pair(toys, tmp_path / "first", workdir, **changes)
     pair.wait_for(lambda: metrics.exists() and "distillation" in metrics.read_text())
     os.kill(pair.processes[1].pid, signal.SIGTERM)
-    started = time.monotonic()
     assert pair.wait() == [143, 143], pair.stderr(0) + pair.stderr(1)
-    assert time.monotonic() - started < 15
     assert "The same command goes on from here" in pair.stderr(0)
     assert "Traceback" not in pair.stderr(0) + pair.stderr(1)
     [step] = checkpoint_steps(workdir / "student")
-    assert 10 <= step < 150
+    assert 10 <= step < 1_500
 
-    pair = start_pair(lab, tmp_path / "second", workdir, **changes)
-    assert pair.wait() == [3, 3], pair.stderr(0) + pair.stderr(1)
-    lab.finish(tmp_path / "one", **FEW_STEPS | changes | {"cpu_devices": 4})
+    pair = start_pair(toys, tmp_path / "second", workdir, **changes)
+    assert pair.wait() == [0, 0], pair.stderr(0) + pair.stderr(1)
+    toys.finish(tmp_path / "one", **FEW_STEPS | changes | {"cpu_devices": 4})
     assert fingerprint(workdir) == fingerprint(tmp_path / "one")

@@ -6,12 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import toy
 from tiny_runs import checkpoint_steps, fingerprint, read_transfer_set
 
 from dfkd_jax.runtime import files, writers
 from dfkd_jax.synthesis.transfer_set import TransferSet
-
-pytestmark = pytest.mark.slow
 
 HAS_PAGES = importlib.util.find_spec("jinja2") is not None
 REAL = {
@@ -28,9 +27,17 @@ def read(workdir):
 
 
 @pytest.fixture(scope="module")
-def dafl(lab, tmp_path_factory):
+def dafl(toys, tmp_path_factory):
     """A DAFL run that was not interrupted; do not change it."""
     workdir = tmp_path_factory.mktemp("dafl") / "run"
+    toys.finish(workdir, variant="dafl")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def dafl_of_mnist(lab, tmp_path_factory):
+    """The same of MNIST's teacher."""
+    workdir = tmp_path_factory.mktemp("dafl_of_mnist") / "run"
     lab.finish(workdir, variant="dafl")
     return workdir
 
@@ -38,9 +45,9 @@ def dafl(lab, tmp_path_factory):
 def test_what_dafl_leaves(dafl):
     results = read(dafl)
     assert results["kind"] == "dafl"
-    assert results["feature_layer"] == "dense_1"
+    assert results["feature_layer"] == "hidden"
     assert results["num_pseudo_samples"] == 20 * 8
-    assert results["student"]["parameters"] == 35_820
+    assert results["student"]["parameters"] == 65 * 6 + 7 * 10
     metrics = writers.read_scalars(dafl / "metrics.jsonl", stage="distillation")
     assert list(metrics) == [5, 10, 15, 20]
     total = {
@@ -51,43 +58,47 @@ def test_what_dafl_leaves(dafl):
         total["one_hot"] + 5 * total["information_entropy"] + 0.1 * total["activation"]
     )
     images, labels = read_transfer_set(dafl)
-    assert images.shape == (30, 28, 28, 1)
+    assert images.shape == (30, 8, 8, 1)
     np.testing.assert_allclose(labels.sum(1), np.ones(30), rtol=1e-5)
     assert images.std(0).max() > 1e-3  # Different noise, different images.
     if HAS_PAGES:
         assert "160" in (dafl / "report.html").read_text()
 
 
-def test_dafl_killed_and_started_again(lab, dafl, tmp_path):
+@pytest.mark.full
+def test_dafl_killed_and_started_again(toys, dafl, tmp_path):
     workdir = tmp_path / "run"
     for moment in (
         lambda: checkpoint_steps(workdir / "student"),
         lambda: max(checkpoint_steps(workdir / "student")) >= 15,
         lambda: (workdir / "transfer_set" / "images-00000.npy").exists(),
     ):
-        lab.start(workdir, variant="dafl").kill_when(moment)
-    lab.finish(workdir, variant="dafl")
+        toys.start(workdir, variant="dafl").kill_when(moment)
+    toys.finish(workdir, variant="dafl")
     assert fingerprint(workdir) == fingerprint(dafl)
 
 
-def test_dafl_goes_on_from_its_checkpoint(lab, dafl, tmp_path):
+def test_dafl_goes_on_from_its_checkpoint(toys, dafl, tmp_path):
     workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
     (workdir / "student.safetensors").unlink()
     (workdir / "results.json").unlink()
     shutil.rmtree(workdir / "transfer_set")
     shutil.rmtree(workdir / "student" / "20")
     (workdir / "metrics.jsonl").unlink()
-    lab.finish(workdir, variant="dafl")
+    toys.finish(workdir, variant="dafl")
     metrics = writers.read_scalars(workdir / "metrics.jsonl", stage="distillation")
     assert list(metrics) == [20]
     assert fingerprint(workdir) == fingerprint(dafl)
 
 
-def test_how_near_pseudo_samples_come(lab, dafl, prepared_training_data, tmp_path):
+@pytest.mark.full
+def test_how_near_pseudo_samples_come(
+    lab, dafl_of_mnist, prepared_training_data, tmp_path
+):
     """Two pseudo samples are copies of training images, all test images are grey."""
     import prepared_set
 
-    workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
+    workdir = shutil.copytree(dafl_of_mnist, tmp_path / "run", symlinks=True)
     description = files.read_object(workdir / "run.json")["description"]
     made = TransferSet.existing(workdir / "transfer_set")
     images, labels = made.gather(np.arange(30))
@@ -114,8 +125,9 @@ def test_how_near_pseudo_samples_come(lab, dafl, prepared_training_data, tmp_pat
     np.testing.assert_allclose(found["held_out_images"], np.full(6, grey), atol=1e-5)
 
 
-def test_neighbours_of_what(lab, dafl, tmp_path):
-    workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
+@pytest.mark.full
+def test_neighbours_of_what(lab, dafl_of_mnist, tmp_path):
+    workdir = shutil.copytree(dafl_of_mnist, tmp_path / "run", symlinks=True)
     identity = files.read_object(workdir / "run.json")
     identity["description"]["dataset"] = ""
     files.write_json(workdir / "run.json", identity, sealed=True)
@@ -125,8 +137,8 @@ def test_neighbours_of_what(lab, dafl, tmp_path):
             lab.runner.start("neighbours"),
             lab.runner.start("neighbours", tmp_path),
             lab.runner.start("neighbours", workdir),
-            lab.runner.start("neighbours", dafl, no_data),
-            lab.runner.start("neighbours", dafl, "--dataset=cifar10"),
+            lab.runner.start("neighbours", dafl_of_mnist, no_data),
+            lab.runner.start("neighbours", dafl_of_mnist, "--dataset=cifar10"),
         )
     )
     assert (status, early, unnamed, data, wrong) == (2, 1, 2, 3, 1)
@@ -134,22 +146,23 @@ def test_neighbours_of_what(lab, dafl, tmp_path):
     assert "has no student yet" in unfinished
     assert "--dataset=mnist|" in which
     assert "mnist" in none
-    assert not (dafl / "neighbours.json").exists()
+    assert not (dafl_of_mnist / "neighbours.json").exists()
 
 
-def test_checkpoint_of_a_game_is_evaluated_as_its_student(lab, dafl, prepared_data):
+def test_checkpoint_of_a_game_is_evaluated_as_its_student(lab, dafl, tmp_path):
     command = lab.runner.start(
         "evaluate",
         f"--checkpoint={dafl / 'student'}",
-        f"--data_dir={prepared_data}",
+        f"--data_file={toy.write_test_set(tmp_path / 'own.npz')}",
+        "--module=custom_nets:Toy",
     )
     assert command.wait() == 0, command.stderr
-    assert "lenet5_half on mnist" in command.stdout
+    assert "custom_nets:Toy on own" in command.stdout
 
 
-def test_workdir_of_another_method_is_refused(lab, dafl, tmp_path):
+def test_workdir_of_another_method_is_refused(lab, toys, dafl, tmp_path):
     workdir = shutil.copytree(dafl, tmp_path / "run", symlinks=True)
-    [(status, line)] = lab.errors(lab.start(workdir, variant="dfad"))
+    [(status, line)] = lab.errors(toys.start(workdir, variant="dfad"))
     assert status == 1
     assert "kind was 'dafl' and is now 'dfad'" in line
 
@@ -195,7 +208,9 @@ def _assert_said(command, workdir, variant):
         assert "no real image and no label was read" not in report
 
 
-@pytest.mark.parametrize("variant", ["kd", "few_shot"])
+@pytest.mark.parametrize(
+    "variant", ["kd", pytest.param("few_shot", marks=pytest.mark.full)]
+)
 def test_baselines_on_real_data_say_so(lab, prepared_training_data, tmp_path, variant):
     workdir = tmp_path / "run"
     command = lab.start(workdir, variant=variant, data__dir=prepared_training_data)
@@ -203,6 +218,7 @@ def test_baselines_on_real_data_say_so(lab, prepared_training_data, tmp_path, va
     _assert_said(command, workdir, variant)
 
 
+@pytest.mark.full
 def test_metadata_is_recorded_once(lab, prepared_training_data, tmp_path):
     workdir, data_dir = tmp_path / "run", tmp_path / "data"
     shutil.copytree(prepared_training_data, data_dir)
@@ -220,6 +236,7 @@ def test_metadata_is_recorded_once(lab, prepared_training_data, tmp_path):
         assert np.linalg.matrix_rank(arrays["covariance"], tol=1e-3) in range(5, 10)
 
 
+@pytest.mark.full
 def test_labels_teach_the_labels(lab, prepared_training_data, tmp_path):
     """Ten images, one a class: nothing but their labels tells which is which."""
     workdir = tmp_path / "run"

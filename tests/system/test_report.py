@@ -8,8 +8,6 @@ import pytest
 
 from dfkd_jax.runtime import files
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("jinja2")
 
 

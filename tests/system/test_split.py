@@ -5,30 +5,24 @@ import re
 
 import numpy as np
 import pytest
+import toy
 
 
 @pytest.fixture(scope="module")
 def labelled_images(tmp_path_factory):
     """Fifty images with labels, in place of a data set."""
-    path = tmp_path_factory.mktemp("images") / "own.npz"
-    random = np.random.default_rng(0)
-    np.savez(
-        path,
-        images=random.integers(0, 256, (50, 28, 28, 1), np.uint8),
-        labels=np.arange(50) % 10,
-    )
-    return path
+    return toy.write_test_set(tmp_path_factory.mktemp("images") / "own.npz")
 
 
 def test_validation_accuracy_is_never_called_test_accuracy(
-    lab, workdir_copy, labelled_images, tmp_path
+    toys, toy_copy, labelled_images, tmp_path
 ):
     def evaluate(data__file=labelled_images, **changes):
-        command = lab.start(
-            workdir_copy, data__dataset="", data__file=data__file, **changes
+        command = toys.start(
+            toy_copy, data__dataset="", data__file=data__file, **changes
         )
         assert command.wait() == 0, command.stderr
-        results = json.loads((workdir_copy / "results.json").read_text())
+        results = json.loads((toy_copy / "results.json").read_text())
         return command.stdout, results
 
     told, results = evaluate(data__split="validation")
@@ -40,7 +34,7 @@ def test_validation_accuracy_is_never_called_test_accuracy(
     assert "Evaluation on the validation set" in told
     assert "validation accuracy" in told
     assert not re.search("test (accuracy|set)", told)
-    page = workdir_copy / "report.html"
+    page = toy_copy / "report.html"
     if page.exists():
         assert "Student, validation accuracy" in page.read_text()
         assert "test accuracy" not in page.read_text().lower()
@@ -68,15 +62,15 @@ def test_validation_accuracy_is_never_called_test_accuracy(
 
 
 def test_figures_of_one_split_stay_until_those_of_the_other_are_had(
-    lab, workdir_copy, labelled_images
+    toys, toy_copy, labelled_images
 ):
-    command = lab.start(
-        workdir_copy,
+    command = toys.start(
+        toy_copy,
         data__dataset="",
         data__file=labelled_images,
         data__split="validation",
     )
     assert command.wait() == 0, command.stderr
-    before = (workdir_copy / "results.json").read_text()
-    lab.finish(workdir_copy)  # There is no test set: status 3.
-    assert (workdir_copy / "results.json").read_text() == before
+    before = (toy_copy / "results.json").read_text()
+    toys.finish(toy_copy)  # No test set is named.
+    assert (toy_copy / "results.json").read_text() == before

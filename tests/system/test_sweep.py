@@ -6,29 +6,22 @@ import shlex
 import signal
 
 import command_runner
-import numpy as np
+import laboratory
 import pytest
+import toy
 from tiny_runs import TINY, fingerprint, identity, shards
 
 from dfkd_jax.runtime import files
-
-pytestmark = pytest.mark.slow
 
 CASES = ("", "distillation.noise=0.5", "distillation.feature_layer=no_such_layer")
 NAMES = ("base", "noise=0.5", "feature_layer=no_such_layer")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
+def settings(toys, tmp_path_factory):
     """Settings of all runs: a tiny student, and fifty images to evaluate it on."""
-    path = tmp_path_factory.mktemp("images") / "own.npz"
-    random = np.random.default_rng(0)
-    np.savez(
-        path,
-        images=random.integers(0, 256, (50, 28, 28, 1), np.uint8),
-        labels=np.arange(50) % 10,
-    )
-    return TINY | {"data.dataset": "", "data.file": path}
+    path = toy.write_test_set(tmp_path_factory.mktemp("images") / "own.npz")
+    return TINY | toys.settings | {"data.dataset": "", "data.file": path}
 
 
 def start(lab, given):
@@ -38,14 +31,14 @@ def start(lab, given):
 
 def arguments(settings, workdir, *more):
     return [
-        "--config=configs/mnist.py:smoke",
+        f"--config={laboratory.TOY}:smoke",
         *(f"--config.{key}={value}" for key, value in settings.items()),
         f"--workdir={workdir}",
         *more,
     ]
 
 
-def test_killed_resumed_and_shared(lab, settings, tmp_path):
+def test_killed_resumed_and_shared(lab, toys, settings, tmp_path):
     workdir = tmp_path / "sweep"
     given = arguments(
         settings, workdir, "--seeds=1", *(f"--case={case}" for case in CASES)
@@ -84,14 +77,16 @@ def test_killed_resumed_and_shared(lab, settings, tmp_path):
     assert shards(second) == shards(first)
     changes = {key.replace(".", "__"): value for key, value in settings.items()}
     changes |= {"distillation__noise": 0.5, "data__split": "validation", "seed": 1}
-    alone = lab.start(tmp_path / "alone", **changes)
+    alone = toys.start(tmp_path / "alone", **changes)
     assert alone.wait() == 0, alone.stderr
     assert fingerprint(tmp_path / "alone") == fingerprint(second)
     results = json.loads((tmp_path / "alone" / "results.json").read_text())
     assert results["student"]["validation_accuracy"] == noisy["accuracy"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)]
+)
 def test_stopped_with_two_runs_at_a_time(lab, settings, tmp_path, number):
     """The runs end too: their work directories are free at once."""
     workdir = tmp_path / "sweep"
@@ -100,9 +95,9 @@ def test_stopped_with_two_runs_at_a_time(lab, settings, tmp_path, number):
         workdir,
         "--seeds=0,1",
         "--jobs=2",
-        "--config.distillation.num_steps=100000",
+        "--config.distillation.num_steps=1000000",
     )
-    folders = [workdir / "mnist_smoke" / f"seed{seed}" for seed in (0, 1)]
+    folders = [workdir / "toy_smoke" / f"seed{seed}" for seed in (0, 1)]
     command = start(lab, given)
     command.interrupt_when(
         lambda: all((f / "run.json").exists() for f in folders), number
@@ -132,7 +127,7 @@ def test_dry_run_prints_commands_and_makes_nothing(lab, settings, tmp_path):
     assert len(lines) == 4
     for words in lines:
         assert words[:3] == ["python", "-m", "dfkd_jax.main"]
-        assert "--config=configs/mnist.py:smoke" in words
+        assert f"--config={laboratory.TOY}:smoke" in words
         assert "--config.data.split=test" in words
     assert "--config.synthesis.grid_factors=(1,)" in lines[3]
     assert f"--workdir={workdir}/grid_factors=1/seed1" in lines[3]

@@ -14,8 +14,6 @@ from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import files, weights
 from dfkd_jax.teachers import weights as teachers
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def evaluated(lab, finished_workdir, tmp_path_factory):

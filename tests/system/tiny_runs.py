@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import command_runner
@@ -51,20 +52,39 @@ def tiny(variant: str) -> dict[str, Any]:
 
 
 class Lab:
-    """Starts tiny experiments and looks into their work directories."""
+    """Starts tiny experiments and looks into their work directories.
 
-    def __init__(self, runner: command_runner.Runner, empty: pathlib.Path):
+    Attributes:
+        runner: Starts commands.
+        empty: A folder without data.
+        config: File of the experiments.
+        settings: What all of them get besides.
+        done: Exit status of one that is finished: without a test set that it names, 3.
+    """
+
+    def __init__(
+        self,
+        runner: command_runner.Runner,
+        empty: pathlib.Path,
+        *,
+        config: str = "configs/mnist.py",
+        settings: Mapping[str, Any] | None = None,
+        done: int = 3,
+    ):
         self.runner = runner
         self.empty = empty
+        self.config = config
+        self.settings = settings or {}
+        self.done = done
 
     def arguments(
         self, workdir: pathlib.Path, *, variant: str = "smoke", **changes: Any
     ) -> list[str]:
         """Of `main`; `synthesis__num_images=…` changes a setting."""
         changes = {key.replace("__", "."): value for key, value in changes.items()}
-        settings = {"data.dir": self.empty} | tiny(variant) | changes
+        settings = {"data.dir": self.empty} | tiny(variant) | self.settings | changes
         return [
-            f"--config=configs/mnist.py:{variant}",
+            f"--config={self.config}:{variant}",
             f"--workdir={workdir}",
             *(f"--config.{key}={value}" for key, value in settings.items()),
         ]
@@ -73,10 +93,10 @@ class Lab:
         return self.runner.start("main", *self.arguments(workdir, **changes))
 
     def finish(self, workdir: pathlib.Path, **changes: Any) -> command_runner.Command:
-        """Runs to the end there is without a data set: a student, status 3."""
+        """Runs to the end there is without a data set: a student."""
         command = self.start(workdir, **changes)
         status = command.wait()
-        assert status == 3, command.stdout + command.stderr
+        assert status == self.done, command.stdout + command.stderr
         assert (workdir / "student.safetensors").is_file()
         return command
 

@@ -388,21 +388,21 @@ def test_pickled_files_without_pytorch(tmp_path, monkeypatch):
 
 def test_a_foreign_file_is_listed_with_a_mapping_to_begin_with(tmp_path):
     state_dict, _, expected = lenet_case()
-    renamed = {f"net.{name}": array for name, array in state_dict.items()}
+    renamed = {f"body.{name}": array for name, array in state_dict.items()}
     path = saved(tmp_path / "w.safetensors", renamed)
     with pytest.raises(CheckpointError, match=r"config\.teacher\.mapping") as caught:
         pytorch.load(path, network="lenet5", expected=expected)
     message = str(caught.value)
-    assert "  net.conv1.weight [6, 1, 5, 5]\n" in message
+    assert "  body.conv1.weight [6, 1, 5, 5]\n" in message
 
     # The shapes of LeNet-5 leave nothing open but what was flattened.
     begun = json.loads(message[message.rindex("\n{") :])
     assert begun == {
-        "conv_1": "net.conv1",
-        "conv_2": "net.conv2",
-        "dense_1": {"from": "net.fc1", "flatten": ["channels?", "height?", "width?"]},
-        "dense_2": "net.fc2",
-        "output": "net.fc3",
+        "conv_1": "body.conv1",
+        "conv_2": "body.conv2",
+        "dense_1": {"from": "body.fc1", "flatten": ["channels?", "height?", "width?"]},
+        "dense_2": "body.fc2",
+        "output": "body.fc3",
     }
     with pytest.raises(ConfigError, match=r"must be \[channels, height, width"):
         mapping(begun)

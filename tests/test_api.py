@@ -1,0 +1,190 @@
+"""What Python's way in refuses, in Python's words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.training import train_state
+
+from dfkd_jax import api, pipeline
+from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
+from dfkd_jax.runtime import files, weights
+
+SHAPE = (4, 4, 1)
+IMAGES = {"image_shape": SHAPE, "mean": 0.5, "std": 0.25}
+
+
+class Net(nn.Module):
+    """A dense network whose activation may be anything."""
+
+    activation: object = nn.relu
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.activation(nn.Dense(5)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(3)(x)
+
+
+def sine(x):
+    return jnp.sin(3 * x)
+
+
+def make(module=None):
+    module = module or Net()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    return api.network(module, variables, **IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        ({"mean": 127.5, "std": 63.75}, r"divide by 255: \(0.5,\) and \(0.25,\)"),
+        ({"std": 0}, "std must be above 0"),
+        ({"std": -1}, "std must be above 0"),
+        ({"std": np.nan}, "finite"),
+        ({"mean": np.inf}, "finite"),
+        ({"mean": "x"}, "mean='x'"),
+        ({"std": None}, "std=None"),
+        ({"mean": [0.5, 0.5]}, "1 numbers each"),
+        ({"image_shape": 16}, "image_shape=16"),
+        ({"image_shape": (4, 4)}, r"images of shape \(4, 4\)"),
+        ({"image_shape": (4, 4, 0)}, "images of shape"),
+        ({"image_shape": (4.5, 4, 1)}, "image_shape="),
+        ({"image_shape": ()}, r"image_shape=\(\)"),
+        ({"dataset": 3}, "texts"),
+    ],
+)
+def test_what_is_said_of_the_images(changes, phrase):
+    teacher = make()
+    with pytest.raises(ConfigError, match=phrase):
+        api.network(teacher.module, teacher.variables, **(IMAGES | changes))
+
+
+def test_numbers_of_any_kind():
+    teacher = make()
+    found = api.network(
+        teacher.module,
+        teacher.variables,
+        image_shape=np.array(SHAPE),
+        mean=np.float32(0.5),
+        std=jnp.array([0.25]),
+    )
+    assert found.description == teacher.description
+
+
+def test_modules_of_other_kinds():
+    teacher = make()
+    others = {
+        "call the class": Net,
+        "ToLinen": nnx.Linear(2, 3, rngs=nnx.Rngs(0)),
+        "linen.Module": lambda x: x,
+        "got NoneType": None,
+    }
+    for phrase, module in others.items():
+        with pytest.raises(ConfigError, match=phrase):
+            api.network(module, teacher.variables, **IMAGES)
+        with pytest.raises(ConfigError, match=phrase):
+            api.distil(teacher, module, workdir="nowhere")
+        with pytest.raises(ConfigError, match=phrase):
+            api.load("mnist_lenet5", module=module)
+
+
+def test_a_train_state_in_place_of_variables():
+    teacher = make()
+    state = train_state.TrainState(
+        step=0,
+        apply_fn=None,
+        params=teacher.variables["params"],
+        tx=None,
+        opt_state=None,
+    )
+    with pytest.raises(CheckpointError, match=r"'params': state\.params"):
+        api.network(teacher.module, state, **IMAGES)
+
+
+def test_a_network_with_a_function_of_ones_own(tmp_path):
+    path = tmp_path / "w.safetensors"
+    network = make(Net(activation=sine))
+    network.save(path)
+    with pytest.raises(CheckpointError, match=r"say module=.*:Net"):
+        api.load(path)
+    with pytest.raises(CheckpointError, match=r"activation.*api\.load\(path, module="):
+        api.load(path, module=f"{__name__}:Net")
+    found = api.load(path, module=Net(activation=sine))
+    assert found.fingerprint == network.fingerprint
+    api.export(found, tmp_path / "again.safetensors")
+    with pytest.raises(CheckpointError, match="computes other logits"):
+        api.load(tmp_path / "again.safetensors", module=Net())
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrases"),
+    [
+        ({"synthesis": {"num_images": 3, "images_per_device": 2}}, ['synthesis["num']),
+        ({"synthesis": {"num_imagess": 3}}, ['synthesis["num_imagess"]', "num_images"]),
+        ({"targets": {"sigma": 0.0}}, ['targets["sigma"]=0.0']),
+        ({"targets": {"feature_layer": "x"}}, ["targets[\"feature_layer\"]='x'"]),
+        ({"distillation": {"batch_size": 7}}, ['distillation["batch_size"]=7']),
+        ({"student": "lenet6"}, ["student='lenet6'", "lenet5"]),
+        ({"seed": "x"}, ["seed='x'"]),
+    ],
+)
+def test_settings_are_called_as_in_python(tmp_path, changes, phrases):
+    given = {"student": Net()} | changes
+    with pytest.raises(DfkdError) as caught:
+        api.distil(make(), given.pop("student"), workdir=tmp_path / "run", **given)
+    message = str(caught.value)
+    assert all(phrase in message for phrase in phrases), message
+    assert "config." not in message
+    assert "--" not in message
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_knows_what_its_networks_compute(tmp_path):
+    def of(teacher, student):
+        filled = weights.filled(student, make().description)
+        return {"teacher": make(teacher), "student": filled}
+
+    first = pipeline._fingerprints(tmp_path, of(Net(), Net()))
+    files.write_json(tmp_path / "run.json", {"fingerprints": first}, sealed=True)
+    for networks, role in (
+        (of(Net(sine), Net()), "teacher"),
+        (of(Net(), Net(sine)), "student"),
+    ):
+        assert pipeline._fingerprints(tmp_path, networks) == first
+        for name, network in networks.items():
+            if name != role:
+                network.check_fingerprint(first[name], source="run.json")
+                continue
+            with pytest.raises(CheckpointError, match="computes other logits"):
+                network.check_fingerprint(first[name], source="run.json")
+    # An earlier release kept none.
+    files.write_json(tmp_path / "run.json", {"seed": 1}, sealed=True)
+    assert pipeline._fingerprints(tmp_path, of(Net(), Net())) == {}
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "~nobody-at-all/w", "", "\0", "a/b/c"])
+def test_paths_that_are_none(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        api.load(name)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("where", ["exists", "is_file", "open"])
+def test_files_and_folders_without_permission(tmp_path, monkeypatch, where):
+    path = tmp_path / "w.safetensors"
+    make().save(path)
+
+    def refuse(self, *arguments, **keywords):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), where, refuse)
+        with pytest.raises(CheckpointError, match="Permission denied"):
+            if where == "exists":
+                api.load(path)
+            else:
+                weights.read(path)
