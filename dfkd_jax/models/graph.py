@@ -19,6 +19,7 @@ else may look into jaxprs by it, and the tests run on every supported JAX.
 import collections
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ _LAYOUT = {
 _SPREADING = _LAYOUT | {"broadcast_in_dim"}
 _ADDITIONS = {"add", "sub"}
 # A number of images that is no other size, so that the axis of images is seen.
-_PRIME = 1_009
+MANY = 1_009
 
 
 class Moments(NamedTuple):
@@ -92,8 +93,13 @@ class Layer:
 
     @property
     def num_units(self) -> int:
-        """Number of units."""
+        """Dimension of the normal over this layer."""
         return self.output_shape[-1]
+
+    @property
+    def is_of_tokens(self) -> bool:
+        """Whether its output is neither a vector nor feature maps."""
+        return len(self.output_shape) not in (1, 3)
 
 
 class _Place(NamedTuple):
@@ -106,7 +112,7 @@ class _Place(NamedTuple):
 class _BatchNorm(NamedTuple):
     name: str
     inputs: Any
-    axis: int
+    axes: tuple[int, ...]
     mean: str
     var: str
 
@@ -125,8 +131,9 @@ class Graph:
             arguments: Arrays, or their shapes and dtypes.
         """
         leaves, self._tree = jax.tree.flatten(arguments)
-        avals = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        avals = tuple(map(_aval, leaves))
         self._closed, self._out_tree = _traced(function, self._tree, avals)
+        self.depends_on_more = _depends_on_more(self._closed)
         jaxpr = self._closed.jaxpr
         self._eqns, self._outvars = list(jaxpr.eqns), list(jaxpr.outvars)
         paths = [
@@ -140,12 +147,14 @@ class Graph:
         self._spread()
         if _known is None:
             batch = jax.ShapeDtypeStruct(
-                (_PRIME, *arguments[1].shape[1:]), arguments[1].dtype
+                (MANY, *arguments[1].shape[1:]), arguments[1].dtype
             )
             _known = (
                 {}
-                if arguments[1].shape[0] == _PRIME or len(arguments) > 2
-                else Graph(function, arguments[0], batch, _known={})._shapes
+                if arguments[1].shape[0] == MANY
+                else Graph(
+                    function, arguments[0], batch, *arguments[2:], _known={}
+                )._shapes
             )
         self._known = _known
         self._find_batch_norms()
@@ -408,13 +417,13 @@ class Graph:
                 continue
             found = self._centred(scaled[0], eqn, root[0], above)
             if found:
-                inputs, mean, axis = found
+                inputs, mean, axes = found
                 self._norms.append(
-                    _BatchNorm(_owner(root[0]), inputs, axis, mean, root[0])
+                    _BatchNorm(_owner(root[0]), inputs, axes, mean, root[0])
                 )
 
     def _centred(self, scaled, eqn, root, above):
-        """What a BatchNorm gets, the leaf of its mean, and the axis of its features."""
+        """What a BatchNorm gets, the leaf of its mean, and the axes of its features."""
         maker = self._maker.get(scaled)
         if maker is not None and maker.primitive.name in _ADDITIONS:
             images = [v for v in _variables(maker.invars) if v in self._of_images]
@@ -422,8 +431,8 @@ class Graph:
             if len(images) == 1 and len(means) == 1:
                 sources = self._sources.get(means[0], frozenset())
                 if len(sources) == 1 and self._fits(sources, root):
-                    axis = self._axis(means[0], images[0].aval.shape)
-                    return images[0], next(iter(sources)), axis
+                    axes = self._varying(means[0], images[0].aval.ndim)
+                    return images[0], next(iter(sources)), axes
         # Or the product with the mean is taken off afterwards: x · a + (b - mean · a).
         (user,) = self._users[eqn.outvars[0]][:1] or [None]
         if user is None or user.primitive.name not in _ADDITIONS:
@@ -438,8 +447,8 @@ class Graph:
             sides = [self._sources.get(v, frozenset()) for v in product.invars[:2]]
             for mine, other in (sides, sides[::-1]):
                 if len(mine) == 1 and root in other and self._fits(mine, root):
-                    axis = self._axis(shift[0], scaled.aval.shape)
-                    return scaled, next(iter(mine)), axis
+                    axes = self._varying(shift[0], scaled.aval.ndim)
+                    return scaled, next(iter(mine)), axes
         return None
 
     def _fits(self, sources, root):
@@ -447,25 +456,16 @@ class Graph:
         sizes = [self._leaf_vars[one].aval.size for one in (path, root)]
         return path != root and sizes[0] == sizes[1]
 
-    def _axis(self, var, shape):
-        """The axis along which `var`, broadcast to `shape`, is not the same."""
+    def _varying(self, var, ndim):
+        """The axes, of a value with `ndim`, along which `var` is not the same."""
         eqn = self._maker.get(var)
-        size = math.prod(self._leaf_vars[next(iter(self._sources[var]))].aval.shape)
-        if size == 1:
-            return shape.index(1) if 1 in shape else len(shape) - 1
-        while eqn is not None and eqn.primitive.name in _LAYOUT - {"transpose"}:
-            (below,) = _variables(eqn.invars)[:1]
-            if below.aval.shape != var.aval.shape:
-                break
-            var, eqn = below, self._maker.get(below)
         if eqn is not None and eqn.primitive.name == "broadcast_in_dim":
-            below = eqn.invars[0].aval.shape
+            sides = eqn.invars[0].aval.shape
             places = eqn.params["broadcast_dimensions"]
-            return next(
-                at for at, side in zip(places, below, strict=True) if side == size
-            )
-        found = [axis for axis, side in enumerate(var.aval.shape) if side == size]
-        return found[0] + len(shape) - len(var.aval.shape)
+            found = [at for at, side in zip(places, sides, strict=True) if side > 1]
+        else:
+            found = [at for at, side in enumerate(var.aval.shape) if side > 1]
+        return tuple(at + ndim - var.aval.ndim for at in found)
 
     # What can be done with it ------------------------------------------------------
 
@@ -528,13 +528,18 @@ class Graph:
 
     def _moments(self, norm, inputs, env):
         """Over all axes but those of the features, in float32."""
-        others = tuple(axis for axis in range(inputs.ndim) if axis != norm.axis)
+        axes = norm.axes
+        if env[self._leaf_vars[norm.var]].size == 1:
+            axes = tuple(at for at, side in enumerate(inputs.shape) if at and side == 1)
+            axes = axes[:1]
+        others = tuple(axis for axis in range(inputs.ndim) if axis not in axes)
         inputs = inputs.astype(jnp.float32)
+        mean, var = inputs.mean(others), inputs.var(others)
         return Moments(
-            mean=inputs.mean(others),
-            var=inputs.var(others),
-            running_mean=env[self._leaf_vars[norm.mean]].reshape(-1),
-            running_var=env[self._leaf_vars[norm.var]].reshape(-1),
+            mean=mean,
+            var=var,
+            running_mean=env[self._leaf_vars[norm.mean]].reshape(mean.shape),
+            running_var=env[self._leaf_vars[norm.var]].reshape(var.shape),
         )
 
     def inputs(self, *arguments: Any, plan: Callable | None = None) -> dict[str, Any]:
@@ -554,6 +559,64 @@ class Graph:
         env = self._env(variables)
         (value,) = interpret(_needed(self._eqns, [var]), env, [var])
         return order.ordered(value)
+
+    @property
+    def unfit(self) -> str:
+        """The first layer that is no plain product with its kernel; empty if none."""
+        for name, eqn in self._layer_eqns.items():
+            spread = eqn.params.get("lhs_dilation", (1,))
+            groups = eqn.params.get("feature_group_count", 1)
+            if eqn.primitive.name not in _PRODUCTS or max(groups, *spread) > 1:
+                return name
+        return ""
+
+    def linear(self, name: str, inputs: Any, kernel: Any, bias: Any = None) -> Any:
+        """What a layer would say with another kernel and bias.
+
+        Args:
+            name: Of a layer with a kernel.
+            inputs: As `inputs` gives them.
+            kernel: `[…, inputs, units]`, with any number of units.
+            bias: `[units]`, or None for none.
+
+        Returns:
+            `[places, units]`.
+        """
+        eqn, (weight, order) = self._layer_eqns[name], self._kernels[name]
+        params = dict(eqn.params)
+        shape = [weight.aval.shape[axis] for axis in order.axes[:-1]]
+        laid = jnp.reshape(kernel, (*shape, -1))
+        laid = laid.transpose([order.axes.index(axis) for axis in range(laid.ndim)])
+        product = getattr(jax.lax, eqn.primitive.name)
+        names = inspect.signature(product).parameters
+        outputs = product(
+            *(laid if var is weight else inputs for var in eqn.invars),
+            **{key: value for key, value in params.items() if key in names},
+        )
+        outputs = jnp.moveaxis(outputs, order.unit_axis, -1)
+        outputs = outputs.reshape(-1, outputs.shape[-1])
+        return outputs if bias is None else outputs + bias[None]
+
+    def patches(self, name: str, inputs: Any) -> Any:
+        """`[places, window · inputs]`, what a layer's kernel is multiplied with."""
+        shape = self.layers[name].kernel_shape[:-1]
+        one_each = jnp.eye(math.prod(shape), dtype=inputs.dtype)
+        return self.linear(name, inputs, one_each.reshape(*shape, -1))
+
+    def owners(self) -> dict[str, str | None]:
+        """For each module with leaves, the last layer up to where they are used."""
+        names = {id(eqn): name for name, eqn in self._layer_eqns.items()}
+        found: dict[str, str | None] = {}
+        last = None
+        for eqn in self._eqns:
+            inputs = _variables(eqn.invars)
+            if self._of_images.isdisjoint(inputs):
+                continue
+            last = names.get(id(eqn), last)
+            for var in inputs:
+                for path in self._sources.get(var, ()):
+                    found.setdefault(_owner(path), last)
+        return found
 
     def ending(self) -> str:
         """Returns "softmax" or "log_softmax" if the network ends in one, else ""."""
@@ -591,12 +654,32 @@ class Graph:
         return env | dict(zip(jaxpr.invars, jax.tree.leaves(arguments), strict=False))
 
 
+def of(function: Callable, *arguments: Any) -> Graph:
+    """The graph of a function for arrays of these shapes; made once, if it can be."""
+    leaves, tree = jax.tree.flatten(arguments)
+    return _kept(_graph, function, tree, tuple(map(_aval, leaves)))
+
+
+@functools.lru_cache(maxsize=32)
+def _graph(function, tree, avals, context):
+    del context
+    made = Graph(function, *tree.unflatten(avals))
+    if made.depends_on_more:
+        raise _Uncached(made)
+    return made
+
+
+def _aval(leaf):
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
 def run(function: Callable, arguments: Any, *, plan: Callable | None = None) -> Any:
     """What the function returns, with some of its equations computed otherwise."""
     if plan is None:
         return function(*arguments)
     leaves, tree = jax.tree.flatten(arguments)
-    avals = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    avals = tuple(map(_aval, leaves))
     closed, out_tree = _traced(function, tree, avals)
     env = dict(zip(closed.jaxpr.invars, leaves, strict=True))
     env |= dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
@@ -726,22 +809,46 @@ def _cached(function, tree, avals, context):
         return outputs
 
     closed = flat(jax.make_jaxpr(leafwise)(*avals))
-    if any(isinstance(const, jax.core.Tracer) for const in closed.consts):
-        raise _Uncached(closed, out_tree)
+    if _depends_on_more(closed):
+        raise _Uncached((closed, out_tree))
     return closed, out_tree
 
 
+def _depends_on_more(closed):
+    return any(isinstance(const, jax.core.Tracer) for const in closed.consts) or any(
+        map(_names_an_axis, closed.jaxpr.eqns)
+    )
+
+
+def _names_an_axis(eqn):
+    """Whether it depends on how many devices there are."""
+    names = eqn.params.get("axes", eqn.params.get("axis_name", ()))
+    names = names if isinstance(names, tuple) else (names,)
+    return any(isinstance(name, str) for name in names) or any(
+        _names_an_axis(one) for jaxpr in _inner(eqn) for one in jaxpr.eqns
+    )
+
+
 class _Uncached(Exception):
-    """A function that closes over values under transformation: not to be kept."""
+    """A trace that depends on more than the arguments' shapes: not to be kept."""
 
 
 def _traced(function, tree, avals):
     """The function's flat jaxpr, and the tree of what it returns."""
+    return _kept(_cached, function, tree, avals)
+
+
+def _kept(cached, function, *arguments):
+    """What `cached` makes, which may say that it must not be kept."""
     context = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
     try:
-        return _cached(function, tree, avals, context)
+        hash(function)
+    except TypeError:
+        cached = cached.__wrapped__
+    try:
+        return cached(function, *arguments, context)
     except _Uncached as found:
-        return found.args
+        return found.args[0]
 
 
 def flat(closed: Any) -> Any:

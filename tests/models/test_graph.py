@@ -481,7 +481,9 @@ def test_functions_of_more_than_images_keep_what_they_return():
         @nn.compact
         def __call__(self, images):
             hidden = nn.BatchNorm(use_running_average=False)(images)
-            hidden = nn.Dropout(0.5, deterministic=False)(hidden.reshape(3, -1))
+            hidden = nn.Dropout(0.5, deterministic=False)(
+                hidden.reshape(images.shape[0], -1)
+            )
             return nn.Dense(4, name="output")(hidden)
 
     module = Dropped()
@@ -524,3 +526,53 @@ def test_vmap_over_variables():
     found = jax.vmap(lambda variables: network.run(variables, IMAGES)[0])(two)
     expected = jax.vmap(lambda variables: function(variables, IMAGES))(two)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Dense(6),
+        nn.Conv(6, (3, 3)),
+        nn.Conv(6, (3, 2), strides=2, padding="VALID", use_bias=False),
+        nn.Conv(6, (3, 3), kernel_dilation=2, padding=((1, 0), (2, 1))),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_outputs_are_a_product_of_patches_with_the_kernel(layer):
+    variables = layer.init(KEY, IMAGES)
+    variables = jax.tree.map(lambda leaf: leaf + 0.5, variables)
+    network = graph.Graph(layer.apply, variables, IMAGES)
+    (name,) = network.layers
+    assert not network.unfit
+    inputs = network.inputs(variables, IMAGES)[name]
+    kernel, bias = network.kernel(variables, name), variables["params"].get("bias")
+    found = network.patches(name, inputs) @ kernel.reshape(-1, 6)
+    found = found if bias is None else found + bias[None]
+    expected = layer.apply(variables, IMAGES).reshape(-1, 6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    half = network.linear(
+        name, inputs, kernel[..., :3], None if bias is None else bias[:3]
+    )
+    np.testing.assert_allclose(half, expected[:, :3], atol=1e-5)
+
+
+def test_what_is_no_product_with_its_kernel_is_told():
+    for layer in (
+        nn.Conv(6, (3, 3), feature_group_count=2),
+        nn.ConvTranspose(6, (3, 3), strides=(2, 2)),
+    ):
+        variables = layer.init(KEY, IMAGES)
+        network = graph.Graph(layer.apply, variables, IMAGES)
+        assert [network.unfit] == list(network.layers)
+
+
+def test_modules_belong_to_the_layer_before_them():
+    assert traced("linen ResNet").owners() == {
+        "stem": "stem",
+        "norm": "stem",
+        "first": "first",
+        "first_norm": "first",
+        "second": "second",
+        "second_norm": "second",
+        "output": "output",
+    }
