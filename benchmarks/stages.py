@@ -115,7 +115,7 @@ def with_data(cache: pathlib.Path) -> pathlib.Path:
     """`cache` with the user's prepared data sets in it, but nothing compiled."""
     data = cache / "dfkd_jax" / "tfds"
     if not data.exists():
-        data.parent.mkdir(parents=True)
+        data.parent.mkdir(parents=True, exist_ok=True)
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         there = pathlib.Path(home) / "dfkd_jax" / "tfds"
         if there.exists():

@@ -7,8 +7,9 @@
     student.logits(images).argmax(-1)
     student.save("student.safetensors")
 
-Nothing here but `configure` sets anything that is global: JAX runs on the devices that
-it has. On a CPU that is one; `configure`, called before JAX is used, makes one a core.
+JAX runs on the devices that it has. On a CPU that is one; `configure`, called before
+JAX is used, makes one a core. The import sets a flag in XLA_FLAGS that keeps some
+versions of JAX from wrong sums; nothing else that is global is set here.
 """
 
 import contextlib
@@ -22,14 +23,14 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from dfkd_jax import command_line, pipeline
 from dfkd_jax import config as configs
+from dfkd_jax import config_files, pipeline
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mean
 from dfkd_jax.exporting import networks
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import descriptions, parallel, weights
+from dfkd_jax.runtime import arrays, descriptions, parallel, weights
 from dfkd_jax.runtime.weights import TrainedNetwork
 
 TEACHER = "teacher.safetensors"
@@ -42,6 +43,8 @@ _NAMES_IN_PYTHON = (
     (r"--format\b", "format_name"),
     (r"--(\w)", r"\1"),
 )
+
+parallel.sum_rightly()
 
 
 def configure(*, cpu_devices: int = 0) -> None:
@@ -181,11 +184,7 @@ def run(
     Raises:
         DfkdError: A setting, the weights, the disk or the numbers; see `errors`.
     """
-    values = command_line.read_config(config).to_dict()
-    for key, value in changes.items():
-        section = values.get(key) or {}
-        values[key] = section | value if isinstance(value, Mapping) else value
-    settings = configs.parse(values)
+    settings = config_files.read_settings(config, changes=changes)
     if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
     pipeline.run(settings, pathlib.Path(workdir), command=f"dfkd_jax.api.run {config}")
@@ -232,9 +231,9 @@ def distil(
             "arguments": registry.arguments_of(student),
         }
         module = student
-    settings = configs.from_mapping(
-        configs.ExperimentConfig,
+    settings = configs.parse(
         {
+            "kind": "distillation",
             "name": "distil",
             "seed": seed,
             "teacher": _of_description(teacher.description) | {"weights": TEACHER},
@@ -280,13 +279,16 @@ def evaluate(
     Raises:
         CheckpointError: The images are not what the network takes.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
     shape = tuple(trained.description.image_shape)
-    if images.shape[1:] != shape or labels.shape != images.shape[:1]:
-        raise CheckpointError(
-            f"The network takes images {shape}; these are {images.shape}, with labels "
-            f"{labels.shape}."
+    try:
+        images, labels = arrays.labelled(
+            images,
+            labels,
+            image_shape=shape,
+            num_classes=trained.description.num_classes,
         )
+    except ValueError as error:
+        raise CheckpointError(f"The network takes images {shape}: {error}.") from error
     other = teacher or trained
     figures = evaluation.evaluate(
         trained.module,

@@ -1,23 +1,26 @@
 """Flags, errors and exit statuses that the commands share. Imports no JAX."""
 
-import contextlib
-import importlib.util
+import errno
+import io
 import os
-import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
-from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean
-from dfkd_jax.runtime import hosts, stopping
+from dfkd_jax import settings
+from dfkd_jax.errors import ConfigError, DfkdError, did_you_mean, shown
+from dfkd_jax.runtime import hosts, places, stopping
 
-# A config file that reads JSON; executed like the others, not imported here.
-JSON_READER = pathlib.Path(__file__).with_name("json_settings.py")
+FLAGS = flags.FLAGS
+MIN_COLUMNS = 40  # Help cannot be wrapped into less.
+
+settable: list[str] = []  # Settings that --config.KEY=VALUE may change, and
+changes: dict[str, str] = {}  # what they say, as text.
 
 
 def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
@@ -32,26 +35,81 @@ def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
     """
 
     def guarded(argv):
-        # What Orbax logs as an error, with hundreds of lines, it raises as well.
-        logging.set_verbosity(logging.FATAL)
+        if not _debugging():
+            # What Orbax logs as an error, with hundreds of lines, it raises as well.
+            logging.set_verbosity(logging.FATAL)
         if len(argv) > 1 and not positional:
             return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
         try:
             stopping.install()
-            if "coordinator" not in flags.FLAGS:  # Else `hosts.join` decides.
+            if "coordinator" not in FLAGS:  # Else `hosts.join` decides.
                 stopping.watch()
             try:
                 with hosts.ending_together():
                     status = main(argv)
             except DfkdError as error:
                 status = _fail(error)
+            except OSError as error:  # A path that is too long or may not be read.
+                if error.filename is None:
+                    raise
+                reason = f"{shown(str(error.filename))}: {error.strerror}."
+                status = _fail(DfkdError(f"{reason} Name another."))
             stopping.finish()
         except stopping.StopRequested as request:
             _stop(request)
         hosts.leave(status)
         return status
 
+    _prepare_terminal()
     app.run(guarded, flags_parser=_parse)
+
+
+class _Outlet(io.FileIO):
+    """Standard output or error that nobody may read: a run does not end for it."""
+
+    def write(self, data: Any) -> int:
+        """Writes, or drops what cannot be written: its reader is gone."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if self.fileno() == 1 and error.errno != errno.EPIPE:
+                reason = f"({error.strerror}): going on without it."
+                print(
+                    f"WARNING: Standard output cannot be written {reason}",
+                    file=sys.stderr,
+                )
+            return len(data)
+
+
+def _prepare_terminal():
+    """Makes sure that there is something to print to, and a width to print in."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # Closed: the next file would take its place.
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            outlet = io.BufferedWriter(_Outlet(number, "wb", closefd=False))
+            made = io.TextIOWrapper(
+                outlet,
+                encoding=getattr(stream, "encoding", "utf-8"),
+                errors="backslashreplace",
+                line_buffering=number == 2 or os.isatty(number),
+            )
+            setattr(sys, name, made)
+    columns = os.environ.get("COLUMNS", "")
+    if not columns.isdecimal() or int(columns) < MIN_COLUMNS:
+        os.environ.pop("COLUMNS", None)
+
+
+def _debugging() -> bool:
+    """Whether --verbosity asks for what libraries log, and for tracebacks."""
+    return FLAGS.is_parsed() and FLAGS["verbosity"].present and FLAGS.verbosity >= 0
 
 
 def _stop(request: stopping.StopRequested) -> NoReturn:
@@ -74,116 +132,85 @@ def _module() -> str:
 
 
 def _fail(error: DfkdError) -> int:
+    if _debugging():
+        traceback.print_exception(error)
     print(f"ERROR: {error}", file=sys.stderr)
     return error.exit_status
 
 
+# Flags ----------------------------------------------------------------------------
+
+
 def _parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; reads no config file."""
     try:
-        sys.argv = [_find_config(argument) for argument in _join_config(argv)]
-        with flag_errors(argv):
-            try:
-                return flags.FLAGS([_as_python(argument) for argument in sys.argv])
-            except SystemExit:
-                sys.exit(0)  # The help was asked for and printed; absl calls that 1.
+        argv, found = _split(FLAGS.read_flags_from_files(argv, force_gnu=False))
+        try:
+            left = FLAGS(argv)
+        except SystemExit:
+            sys.exit(0)  # The help was asked for and printed; absl calls that 1.
+        for name in FLAGS:
+            flag = FLAGS[name]
+            if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+                raise ConfigError(
+                    f"--{name} is given {flag.present} times: give it once."
+                )
+            if flag.present and isinstance(flag.value, str):
+                flag.value = _path(flag.value, source=f"--{name}")
+        left[1:] = [_path(word, source="argument") for word in left[1:]]
+        changes.clear()
+        changes.update(found)
+        return left
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(_fail(_unknown_flag(error.flagname)))
+    except flags.Error as error:
+        sys.exit(_fail(ConfigError(" ".join(str(error).split()))))
     except DfkdError as error:
         sys.exit(_fail(error))
 
 
-@contextlib.contextmanager
-def flag_errors(argv: Sequence[str]) -> Iterator[None]:
-    """Turns what absl and ml_collections raise for `argv` into one clear error."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ConfigError(f"{error.filename}: no such config file.") from error
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(_explain(error, argv)) from error
-
-
-def _join_config(argv):
-    """`--config FILE` as `--config=FILE`, so that one form is left."""
-    joined = []
-    for argument in argv:
-        if joined and re.fullmatch("--?config", joined[-1]):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def config_folder() -> pathlib.Path | None:
-    """Where the configs that come with the project are: beside it, or installed."""
-    beside = pathlib.Path(__file__).resolve().parent.parent / "configs"
-    if (beside / "mnist.py").is_file():
-        return beside
-    spec = importlib.util.find_spec("dfkd_jax.configs")
-    if spec and spec.submodule_search_locations:
-        return pathlib.Path(next(iter(spec.submodule_search_locations)))
-    return None
-
-
-def read_config(argument: str) -> ConfigDict:
-    """The config of "configs/mnist.py:variant"; the file is executed.
-
-    A file that ends in `.json` is read instead; see `json_settings`.
-
-    Raises:
-        ConfigError: There is no such file or variant.
-    """
-    found = _as_python(_find_config(f"--config={argument}"))
-    found = found.removeprefix("--config=")
-    name, _, variant = found.partition(":")
-    spec = importlib.util.spec_from_file_location("dfkd_jax_config", name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([variant] if variant else []))
-
-
-def _as_python(argument):
-    """A config in JSON as the variant of a config file that reads it."""
-    match = re.fullmatch(r"(--?config=)([^:]*\.json)", argument)
-    return f"{match[1]}{JSON_READER}:{match[2]}" if match else argument
-
-
-def _find_config(argument):
-    """Falls back from `configs/mnist.py` in this folder to the installed one."""
-    match = re.fullmatch(r"(--?config=)([^:]*)(:.*)?", argument)
-    if not match or pathlib.Path(match[2]).is_file():
-        return argument
-    folder = config_folder()
-    known = sorted(
-        f"configs/{path.relative_to(folder)}"
-        for path in (folder.rglob("*.py") if folder else ())
-        if path.name != "__init__.py"
-    )
-    if folder and match[2] in known:
-        return (
-            match[1]
-            + str(folder / match[2].removeprefix("configs/"))
-            + (match[3] or "")
+def _path(text, *, source):
+    """What may be a path, with `~` expanded: no shell does it after an equals sign."""
+    if len(text) > settings.MAX_TEXT:
+        raise ConfigError(
+            f"{source}={shown(text)} is longer than {settings.MAX_TEXT:,} characters."
         )
-    raise ConfigError(
-        f"--config={match[2]}: no such file here, and none of those that come with "
-        f"dfkd_jax ({', '.join(known)})." + did_you_mean(match[2], known)
-    )
+    return places.expand(text, source=source) if text.startswith("~") else text
 
 
-def _explain(error, argv):
-    """A flag error in one line that names the flag and what it takes."""
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
-    for argument in argv:
-        name, _, value = argument.lstrip("-").partition("=")
-        keys = name.split(".")
-        if keys[0] != "config" or len(keys) == 1:
+def _split(argv):
+    """Arguments without the changes of settings, and these by their names."""
+    left, found = [], {}
+    if not settable:
+        return argv, found
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            left += [word, *words]
+            break
+        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", word, re.DOTALL)
+        if not match:
+            left.append(word)
             continue
-        if suggestion and suggestion[2] in keys:
-            return f'{name} is not a setting. Did you mean "{suggestion[1]}"?'
-        if "=" not in text and any(f"'{key}'" in text for key in keys[1:]):
-            return f"{name} is not a setting: the config file lists what is."
-        if f"--{name}={value}" in text:
-            for clue, kind in (("int()", "a whole number"), ("float", "a number")):
-                if clue in text:
-                    return f"--{name}={value}: must be {kind}."
-    return text
+        key, text = match.groups()
+        text = next(words, None) if text is None else text
+        if not key or text is None:
+            raise ConfigError(f"{word}: write --config.KEY=VALUE.")
+        for other in found:
+            if key == other or f"{other}.".startswith(f"{key}."):
+                raise ConfigError(
+                    f"--config.{other} and then --config.{key} are given: give one."
+                )
+        found[key] = text
+    return left, found
+
+
+def _unknown_flag(name):
+    """The error of a flag that is none, with the flag or setting that was meant."""
+    name = name[:80]
+    paths = {path.rpartition(".")[2]: f"config.{path}" for path in settable}
+    known = {other: other for other in FLAGS if len(other) > 1} | paths
+    close = did_you_mean(name, known)
+    for key, path in paths.items():
+        close = close.replace(f'"{key}"', f'"--{path}"')
+    return ConfigError(f"--{name} is no flag of this command (see --help).{close}")

@@ -7,52 +7,37 @@ JAX is imported. Every error names the key and the remedy.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from operator import not_
+from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
-from dfkd_jax.errors import ConfigError, did_you_mean
+from dfkd_jax.errors import ConfigError, did_you_mean, shown
 from dfkd_jax.models import registry
 from dfkd_jax.runtime.descriptions import pixels_problem
+from dfkd_jax.settings import (
+    MAX_SHARDS,
+    from_mapping,
+    join,
+    one_of,
+    require,
+    setting,
+    unused,
+)
 
-T = TypeVar("T")
-
-
-def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"config.{key}={value!r} is not possible: {allowed}.")
-
-
-def _each(condition, allowed: str):
-    """A check of several fields of a config at `path`."""
-
-    def check(config: Any, path: str, *keys: str) -> None:
-        for key in keys:
-            value = getattr(config, key)
-            _require(condition(value), f"{path}.{key}" if path else key, value, allowed)
-
-    return check
-
-
-_at_least_one = _each(lambda value: value >= 1, "must be at least 1")
-_above_zero = _each(lambda value: value > 0, "must be above 0")
-_not_negative = _each(lambda value: value >= 0, "must not be negative")
-_probability = _each(lambda value: 0 <= value <= 1, "must be from 0 to 1")
-_momentum = _each(lambda value: 0 <= value < 1, "must be from 0 to below 1")
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"config.{key}={value!r} is not known: choose one of {', '.join(choices)}."
-            + did_you_mean(value, choices)
-        )
-
-
-def _optimizer(config: Any, path: str) -> None:
-    key = f"{path}.optimizer" if path else "optimizer"
-    _one_of(key, config.optimizer, ("adamw", "sgd"))
-    _momentum(config, path, "momentum")
+_OPTIMIZERS = ("adamw", "sgd")
+_SCHEDULES = ("cosine", "constant")
+_WEIGHT = {"at_least": 0}
+_EXTENT = {"at_least": 0, "at_most": 10}
+_PIXELS = {"at_least": 0, "at_most": 16_384}
+_COUNT = {"at_least": 1}
+_RATE = {"above": 0}
+_CHANCE = {"at_least": 0, "at_most": 1}
+_TEMPERATURE = {"above": 0, "at_most": 10_000}
+_MOMENTUM = {"at_least": 0, "below": 1, "needs": ("optimizer", "sgd".__eq__)}
+_GAUSSIAN = {"needs": ("distribution", "gaussian".__eq__)}
+_OPTIMIZED = {"needs": ("num_steps", bool)}  # Images that stay as they start have none.
+_NEVER_EMPTY = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +61,14 @@ class NetworkConfig:
         std: Teacher only: one a channel.
     """
 
-    network: str = "lenet5"
-    module: str = ""
+    network: str = setting("lenet5", needs=("module", not_))
+    module: str = setting("")
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    weights: str = ""
-    mapping: str = ""
-    image_shape: tuple[int, ...] = ()
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    weights: str = setting("")
+    mapping: str = setting("")
+    image_shape: tuple[int, ...] = setting((), at_least=1, at_most=16_384)
+    mean: tuple[float, ...] = setting(())
+    std: tuple[float, ...] = setting((), above=0)
 
     @property
     def name(self) -> str:
@@ -94,24 +79,24 @@ class NetworkConfig:
         """Raises ConfigError for a network that cannot be."""
         if path == "student":
             for key in ("weights", "mapping", "image_shape", "mean", "std"):
-                _require(
+                require(
                     not getattr(self, key),
                     f"{path}.{key}",
                     getattr(self, key),
                     f"only the teacher has it (config.teacher.{key})",
                 )
         if self.module:
-            _require(
+            require(
                 all(self.module.partition(":")),
                 f"{path}.module",
                 self.module,
                 'write "package.module:Class"',
             )
         else:
-            _one_of(f"{path}.network", self.network, tuple(registry.NETWORKS))
+            one_of(f"{path}.network", self.network, tuple(registry.NETWORKS))
         if self.image_shape:
-            _require(
-                len(self.image_shape) == 3 and min(self.image_shape) > 0,
+            require(
+                len(self.image_shape) == 3,
                 f"{path}.image_shape",
                 self.image_shape,
                 "name height, width and channels",
@@ -119,7 +104,7 @@ class NetworkConfig:
         if self.mean or self.std:
             channels = (*self.image_shape, len(self.mean or self.std))[:3][-1]
             problem = pixels_problem(self.mean, self.std, channels=channels)
-            _require(
+            require(
                 not problem,
                 f"{path}.mean",
                 self.mean,
@@ -151,36 +136,26 @@ class TargetsConfig:
         betas: Scalings of the concentration, drawn evenly (dirichlet).
     """
 
-    distribution: str = "gaussian"
-    feature_layer: str = ""
-    sigma: float = 2.0
-    scale: str = "variance"
-    weights: str = "incoming"
-    window: str = "flatten"
-    mean: str = "auto"
-    grid: int = 2
-    candidates: int = 1
-    betas: tuple[float, ...] = (1.0, 0.1)
-
-    def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
-        _one_of(
-            f"{path}.distribution",
-            self.distribution,
-            ("gaussian", "dirichlet", "one_hot"),
-        )
-        _one_of(f"{path}.scale", self.scale, ("variance", "std"))
-        _one_of(f"{path}.weights", self.weights, ("incoming", "outgoing"))
-        _one_of(f"{path}.window", self.window, ("flatten", "average"))
-        _one_of(f"{path}.mean", self.mean, ("auto", "zero", "bias", "batch_norm"))
-        _above_zero(self, path, "sigma")
-        _at_least_one(self, path, "grid", "candidates")
-        _require(
-            bool(self.betas) and min(self.betas) > 0,
-            f"{path}.betas",
-            self.betas,
-            "name at least one, each above 0",
-        )
+    distribution: str = setting(
+        "gaussian", choices=("gaussian", "dirichlet", "one_hot")
+    )
+    feature_layer: str = setting("")
+    sigma: float = setting(2.0, above=0, at_most=1_000_000, **_GAUSSIAN)
+    scale: str = setting("variance", choices=("variance", "std"), **_GAUSSIAN)
+    weights: str = setting("incoming", choices=("incoming", "outgoing"), **_GAUSSIAN)
+    window: str = setting("flatten", choices=("flatten", "average"), **_GAUSSIAN)
+    mean: str = setting(
+        "auto", choices=("auto", "zero", "bias", "batch_norm"), **_GAUSSIAN
+    )
+    grid: int = setting(2, at_least=1, at_most=1_024, **_GAUSSIAN)
+    candidates: int = setting(1, at_least=1, at_most=1_000_000, **_GAUSSIAN)
+    betas: tuple[float, ...] = setting(
+        (1.0, 0.1),
+        above=0,
+        at_most=1_000_000,
+        length=_NEVER_EMPTY,
+        needs=("distribution", "dirichlet".__eq__),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,71 +192,53 @@ class SynthesisConfig:
         checkpoint_seconds: A batch that takes longer than this is checkpointed.
     """
 
-    num_images: int = 12_800
-    images_per_device: int = 100
-    num_steps: int = 100
-    steps_per_call: int = 50
-    learning_rate: float = 0.3
-    temperature: float = 10.0
-    activation_weight: float = 0.05
-    grid_factors: tuple[int, ...] = (4, 2, 1)
-    pixel_bounds: str = "sigmoid"
-    init: str = "normal"
-    init_scale: float = 0.3
-    init_offset: float = 0.0
-    total_variation: float = 1.5e-3
-    l2: float = 3e-4
-    batch_norm: float = 0.0
-    batch_norm_distance: str = "relative"
-    max_shift: int = 1
-    flip: float = 0.0
-    checkpoint_seconds: float = 60.0
+    num_images: int = setting(12_800, at_least=1, at_most=2**40)
+    images_per_device: int = setting(100, **_COUNT)
+    num_steps: int = setting(100, **_WEIGHT)
+    steps_per_call: int = setting(50, **_COUNT)
+    learning_rate: float = setting(0.3, **_RATE, **_OPTIMIZED)
+    temperature: float = setting(10.0, **_TEMPERATURE, **_OPTIMIZED)
+    activation_weight: float = setting(0.05, **_OPTIMIZED)
+    grid_factors: tuple[int, ...] = setting(
+        (4, 2, 1), at_least=1, at_most=16_384, length=_NEVER_EMPTY
+    )
+    pixel_bounds: str = setting("sigmoid", choices=("sigmoid", "rescale", "none"))
+    init: str = setting("normal", choices=("normal", "uniform"))
+    init_scale: float = setting(0.3, **_WEIGHT)
+    init_offset: float = setting(0.0, needs=("pixel_bounds", "sigmoid".__eq__))
+    total_variation: float = setting(1.5e-3, **_WEIGHT, **_OPTIMIZED)
+    l2: float = setting(3e-4, **_WEIGHT, **_OPTIMIZED)
+    batch_norm: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
+    batch_norm_distance: str = setting(
+        "relative", choices=("absolute", "relative"), needs=("batch_norm", bool)
+    )
+    max_shift: int = setting(1, **_PIXELS, **_OPTIMIZED)
+    flip: float = setting(0.0, **_CHANCE, **_OPTIMIZED)
+    checkpoint_seconds: float = setting(60.0, **_WEIGHT)
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range or a pair that clashes."""
-        _at_least_one(self, path, "num_images", "images_per_device", "steps_per_call")
-        _not_negative(self, path, "num_steps")
-        _require(
-            self.num_images % self.images_per_device == 0,
+        """Raises ConfigError for a pair of values that clashes."""
+        for total, part in (
+            ("num_images", "images_per_device"),
+            ("num_steps", "steps_per_call"),
+        ):
+            size = getattr(self, part)
+            require(
+                getattr(self, total) % size == 0,
+                f"{path}.{total}",
+                getattr(self, total),
+                f"must be a multiple of {path}.{part}={size}",
+            )
+        require(
+            self.num_images // self.images_per_device <= MAX_SHARDS,
             f"{path}.num_images",
             self.num_images,
-            f"must be a multiple of {path}.images_per_device={self.images_per_device}",
+            f"with {path}.images_per_device={self.images_per_device} at most "
+            f"{MAX_SHARDS * self.images_per_device:,} images are possible, in "
+            f"{MAX_SHARDS:,} shards",
         )
-        _require(
-            self.num_steps % self.steps_per_call == 0,
-            f"{path}.num_steps",
-            self.num_steps,
-            f"must be a multiple of {path}.steps_per_call={self.steps_per_call}",
-        )
-        _above_zero(self, path, "learning_rate", "temperature")
-        _not_negative(
-            self,
-            path,
-            "init_scale",
-            "total_variation",
-            "l2",
-            "batch_norm",
-            "max_shift",
-            "checkpoint_seconds",
-        )
-        _probability(self, path, "flip")
-        _require(
-            bool(self.grid_factors) and min(self.grid_factors) >= 1,
-            f"{path}.grid_factors",
-            self.grid_factors,
-            "name at least one factor, each at least 1, as in (4, 2, 1)",
-        )
-        _one_of(
-            f"{path}.pixel_bounds", self.pixel_bounds, ("sigmoid", "rescale", "none")
-        )
-        _one_of(
-            f"{path}.batch_norm_distance",
-            self.batch_norm_distance,
-            ("absolute", "relative"),
-        )
-        _one_of(f"{path}.init", self.init, ("normal", "uniform"))
         if self.pixel_bounds == "rescale":
-            _require(
+            require(
                 self.grid_factors == (1,),
                 f"{path}.grid_factors",
                 self.grid_factors,
@@ -335,89 +292,61 @@ class DistillationConfig:
         checkpoint_every: Steps between two checkpoints.
     """
 
-    num_steps: int = 10_000
-    batch_size: int = 128
-    optimizer: str = "adamw"
-    learning_rate: float = 4e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 200
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    labels: str = "fresh"
-    loss: str = "hinton"
-    temperature: float = 4.0
-    start: str = "random"
-    feature_layer: str = ""
-    feature_weight: float = 1.0
-    class_balance: float = 0.0
-    mixup: float = 0.4
-    cutmix: float = 0.3
-    max_shift: int = 0
-    flip: float = 0.0
-    mirror: float = 0.0
-    fill: float = 0.0
-    shift: float = 0.5
-    affine: float = 0.2
-    elastic: float = 0.5
-    contrast: float = 0.0
-    brightness: float = 0.0
-    noise: float = 0.0
-    log_every: int = 100
-    checkpoint_every: int = 1_000
+    num_steps: int = setting(10_000, **_COUNT)
+    batch_size: int = setting(128, **_COUNT)
+    optimizer: str = setting("adamw", choices=_OPTIMIZERS)
+    learning_rate: float = setting(4e-3, **_RATE)
+    schedule: str = setting("cosine", choices=_SCHEDULES)
+    warmup_steps: int = setting(200, **_WEIGHT)
+    weight_decay: float = setting(0.0, **_WEIGHT)
+    momentum: float = setting(0.9, **_MOMENTUM)
+    labels: str = setting("fresh", choices=("fresh", "stored"))
+    loss: str = setting("hinton", choices=("l1", "l2", "hinton"))
+    temperature: float = setting(4.0, **_TEMPERATURE, needs=("loss", "hinton".__eq__))
+    start: str = setting("random", choices=("random", "teacher"))
+    feature_layer: str = setting("")
+    feature_weight: float = setting(1.0, **_WEIGHT, needs=("feature_layer", bool))
+    class_balance: float = setting(0.0, **_CHANCE)
+    mixup: float = setting(0.4, **_CHANCE)
+    cutmix: float = setting(0.3, **_CHANCE)
+    max_shift: int = setting(0, **_PIXELS)
+    flip: float = setting(0.0, **_CHANCE)
+    mirror: float = setting(0.0, **_CHANCE)
+    fill: float = setting(0.0, **_CHANCE)
+    shift: float = setting(0.5, **_PIXELS)
+    affine: float = setting(0.2, **_EXTENT)
+    elastic: float = setting(0.5, **_PIXELS)
+    contrast: float = setting(0.0, **_EXTENT)
+    brightness: float = setting(0.0, **_EXTENT)
+    noise: float = setting(0.0, **_EXTENT)
+    log_every: int = setting(100, **_COUNT)
+    checkpoint_every: int = setting(1_000, **_COUNT)
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range or a pair that clashes."""
-        _at_least_one(
-            self, path, "num_steps", "batch_size", "log_every", "checkpoint_every"
-        )
-        _above_zero(self, path, "learning_rate", "temperature")
-        _require(
-            0 <= self.warmup_steps < self.num_steps,
+        """Raises ConfigError for values that clash."""
+        require(
+            self.warmup_steps < self.num_steps,
             f"{path}.warmup_steps",
             self.warmup_steps,
             f"must be from 0 to below {path}.num_steps={self.num_steps}",
         )
-        _one_of(f"{path}.schedule", self.schedule, ("cosine", "constant"))
-        _one_of(f"{path}.labels", self.labels, ("fresh", "stored"))
-        _one_of(f"{path}.loss", self.loss, ("l1", "l2", "hinton"))
-        _one_of(f"{path}.start", self.start, ("random", "teacher"))
-        _probability(
-            self, path, "class_balance", "mixup", "cutmix", "flip", "mirror", "fill"
-        )
-        _optimizer(self, path)
-        _require(
-            self.mixup + self.cutmix <= 1,
-            f"{path}.mixup+cutmix",
-            self.mixup + self.cutmix,
-            "together they must not exceed 1",
-        )
-        _not_negative(
-            self,
-            path,
-            "weight_decay",
-            "feature_weight",
-            "max_shift",
-            "shift",
-            "affine",
-            "elastic",
-            "contrast",
-            "brightness",
-            "noise",
-        )
+        mixed = self.mixup + self.cutmix
+        where = f"{path}.mixup+cutmix"
+        require(mixed <= 1, where, mixed, "together they must not exceed 1")
         if self.labels == "stored":
-            _require(
+            require(
                 self.loss == "hinton",
                 f"{path}.loss",
                 self.loss,
                 f'with {path}.labels="stored" it must be "hinton"',
             )
-            _require(
-                self.mixup + self.cutmix == 0,
-                f"{path}.mixup+cutmix",
-                self.mixup + self.cutmix,
+            require(
+                not mixed,
+                where,
+                mixed,
                 f'mixed samples have no stored label; set {path}.labels="fresh"',
             )
-            _require(
+            require(
                 not self.feature_layer,
                 f"{path}.feature_layer",
                 self.feature_layer,
@@ -441,11 +370,11 @@ class DataConfig:
         raw_dir: A folder with the original files, used to prepare the data set.
     """
 
-    dataset: str = "mnist"
-    file: str = ""
-    split: str = "test"
-    dir: str = ""
-    raw_dir: str = ""
+    dataset: str = setting("mnist")
+    file: str = setting("")
+    split: str = setting("test", choices=("test", "validation"))
+    dir: str = setting("")
+    raw_dir: str = setting("")
 
     @property
     def source(self) -> str:
@@ -454,13 +383,12 @@ class DataConfig:
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for two test sets; `data` knows which names exist."""
-        _require(
+        require(
             not (self.file and self.dataset),
             f"{path}.file",
             self.file,
             f'set {path}.dataset="" with a file of your own',
         )
-        _one_of(f"{path}.split", self.split, ("test", "validation"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -481,9 +409,9 @@ class StudentConfig:
     reads_real_data: ClassVar[bool] = False
 
     name: str
-    seed: int = 0
-    cpu_devices: int = 0
-    compute_dtype: str = "float32"
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    cpu_devices: int = setting(0, at_least=0, at_most=1_024)
+    compute_dtype: str = setting("float32", choices=("float32", "bfloat16"))
     teacher: NetworkConfig = dataclasses.field(
         default_factory=lambda: NetworkConfig(weights="mnist_lenet5")
     )
@@ -500,8 +428,8 @@ class StudentConfig:
     def validate(self, path: str) -> None:
         """Raises ConfigError for values that clash across sections."""
         del path
-        _validate_run(self)
-        _require(
+        _validate_name(self)
+        require(
             bool(self.teacher.weights),
             "teacher.weights",
             self.teacher.weights,
@@ -535,21 +463,10 @@ class GeneratorConfig:
         learning_rate: Adam's.
     """
 
-    latent_size: int = 100
-    features: tuple[int, ...] = (128, 128, 64)
-    epsilon: float = 1e-5
-    learning_rate: float = 1e-3
-
-    def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
-        _at_least_one(self, path, "latent_size")
-        _above_zero(self, path, "epsilon", "learning_rate")
-        _require(
-            len(self.features) == 3 and min(self.features) >= 1,
-            f"{path}.features",
-            self.features,
-            "name three numbers, each at least 1, as in (128, 128, 64)",
-        )
+    latent_size: int = setting(100, **_COUNT)
+    features: tuple[int, ...] = setting((128, 128, 64), **_COUNT, length=3)
+    epsilon: float = setting(1e-5, **_RATE)
+    learning_rate: float = setting(1e-3, **_RATE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -567,19 +484,12 @@ class GeneratedConfig(StudentConfig):
     """
 
     generator: GeneratorConfig = GeneratorConfig()
-    num_steps: int = 2_000
-    batch_size: int = 512
-    learning_rate: float = 1e-2
-    num_samples: int = 1_000
-    log_every: int = 50
-    checkpoint_every: int = 500
-
-    def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
-        super().validate(path)
-        keys = ("num_steps", "batch_size", "num_samples")
-        _at_least_one(self, path, *keys, "log_every", "checkpoint_every")
-        _above_zero(self, path, "learning_rate")
+    num_steps: int = setting(2_000, **_COUNT)
+    batch_size: int = setting(512, **_COUNT)
+    learning_rate: float = setting(1e-2, **_RATE)
+    num_samples: int = setting(1_000, **_COUNT)
+    log_every: int = setting(50, **_COUNT)
+    checkpoint_every: int = setting(500, **_COUNT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -599,24 +509,16 @@ class DaflConfig(GeneratedConfig):
     """
 
     generator: GeneratorConfig = GeneratorConfig(epsilon=0.8, learning_rate=0.2)
-    num_steps: int = 24_000
-    learning_rate: float = 2e-3
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    feature_layer: str = ""
-    one_hot_weight: float = 1.0
-    information_weight: float = 5.0
-    activation_weight: float = 0.1
-
-    def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
-        super().validate(path)
-        keys = ("one_hot_weight", "information_weight", "activation_weight")
-        _not_negative(self, path, *keys, "weight_decay")
-        _optimizer(self, path)
-        _one_of("schedule", self.schedule, ("cosine", "constant"))
+    num_steps: int = setting(24_000, **_COUNT)
+    learning_rate: float = setting(2e-3, **_RATE)
+    optimizer: str = setting("adamw", choices=_OPTIMIZERS)
+    schedule: str = setting("constant", choices=_SCHEDULES)
+    weight_decay: float = setting(0.0, **_WEIGHT)
+    momentum: float = setting(0.9, **_MOMENTUM)
+    feature_layer: str = setting("", needs=("activation_weight", bool))
+    one_hot_weight: float = setting(1.0, **_WEIGHT)
+    information_weight: float = setting(5.0, **_WEIGHT)
+    activation_weight: float = setting(0.1, **_WEIGHT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -629,16 +531,9 @@ class DfadConfig(GeneratedConfig):
         weight_decay: Of the student, added to the gradient.
     """
 
-    student_steps: int = 5
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-
-    def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
-        super().validate(path)
-        _at_least_one(self, path, "student_steps")
-        _not_negative(self, path, "weight_decay")
-        _momentum(self, path, "momentum")
+    student_steps: int = setting(5, **_COUNT)
+    momentum: float = setting(0.9, at_least=0, below=1)
+    weight_decay: float = setting(1e-4, **_WEIGHT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -653,14 +548,13 @@ class RealDataConfig(StudentConfig):
 
     reads_real_data: ClassVar[bool] = True
 
-    images_per_class: int = 0
+    images_per_class: int = setting(0, **_WEIGHT)
     distillation: DistillationConfig = DistillationConfig()
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
+        """Raises ConfigError where no training images are named."""
         super().validate(path)
         _require_dataset(self)
-        _not_negative(self, path, "images_per_class")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -680,17 +574,16 @@ class MetadataConfig(StudentConfig):
 
     reads_real_data: ClassVar[bool] = True
 
-    feature_layer: str = ""
-    grid: int = 2
-    candidates: int = 1
+    feature_layer: str = setting("")
+    grid: int = setting(2, at_least=1, at_most=1_024)
+    candidates: int = setting(1, at_least=1, at_most=1_000_000)
     synthesis: SynthesisConfig = SynthesisConfig()
     distillation: DistillationConfig = DistillationConfig()
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
+        """Raises ConfigError where no training images are named."""
         super().validate(path)
         _require_dataset(self)
-        _at_least_one(self, path, "grid", "candidates")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -722,22 +615,22 @@ class TeacherTrainingConfig:
     reads_real_data: ClassVar[bool] = True
 
     name: str
-    seed: int = 0
-    cpu_devices: int = 0
-    compute_dtype: str = "float32"
-    network: str = "lenet5"
-    num_epochs: int = 20
-    batch_size: int = 128
-    optimizer: str = "adamw"
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    max_shift: int = 2
-    flip: float = 0.0
-    cutout: int = 0
-    log_every: int = 100
-    checkpoint_every: int = 1_000
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    cpu_devices: int = setting(0, at_least=0, at_most=1_024)
+    compute_dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    network: str = setting("lenet5", choices=tuple(registry.NETWORKS))
+    num_epochs: int = setting(20, at_least=1, at_most=10_000)
+    batch_size: int = setting(128, **_COUNT)
+    optimizer: str = setting("adamw", choices=_OPTIMIZERS)
+    learning_rate: float = setting(2e-3, **_RATE)
+    warmup_steps: int = setting(200, **_WEIGHT)
+    weight_decay: float = setting(1e-4, **_WEIGHT)
+    momentum: float = setting(0.9, **_MOMENTUM)
+    max_shift: int = setting(2, **_PIXELS)
+    flip: float = setting(0.0, **_CHANCE)
+    cutout: int = setting(0, **_PIXELS)
+    log_every: int = setting(100, **_COUNT)
+    checkpoint_every: int = setting(1_000, **_COUNT)
     data: DataConfig = DataConfig()
 
     @property
@@ -746,41 +639,29 @@ class TeacherTrainingConfig:
         return self.name
 
     def validate(self, path: str) -> None:
-        """Raises ConfigError for a value out of range."""
-        _validate_run(self)
-        _one_of("network", self.network, tuple(registry.NETWORKS))
+        """Raises ConfigError for values that clash across sections."""
+        del path
+        _validate_name(self)
         _require_dataset(self)
-        _require(
+        require(
             self.data.split == "test",
             "data.split",
             self.data.split,
             "teachers are evaluated on both parts; leave it out",
         )
-        _at_least_one(
-            self, path, "num_epochs", "batch_size", "log_every", "checkpoint_every"
-        )
-        _above_zero(self, path, "learning_rate")
-        _not_negative(self, path, "warmup_steps", "weight_decay", "max_shift", "cutout")
-        _probability(self, path, "flip")
-        _optimizer(self, path)
 
 
-def _validate_run(config: Any) -> None:
-    _require(
+def _validate_name(config: Any) -> None:
+    require(
         config.name.replace("_", "").replace("-", "").isalnum(),
         "name",
         config.name,
         "use letters, digits, - and _",
     )
-    _require(
-        0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295 (2³² - 1)"
-    )
-    _not_negative(config, "", "cpu_devices")
-    _one_of("compute_dtype", config.compute_dtype, ("float32", "bfloat16"))
 
 
 def _require_dataset(config: Any) -> None:
-    _require(
+    require(
         bool(config.data.dataset),
         "data.dataset",
         config.data.dataset,
@@ -830,77 +711,53 @@ def unknown_variant(variant: str, known: tuple[str, ...]) -> ConfigError:
     )
 
 
-def parse(values: Mapping[str, Any]) -> StudentConfig | TeacherTrainingConfig:
-    """The validated config of a mapping with its `kind` beside the settings.
+def parse(
+    values: Mapping[str, Any],
+    *,
+    base: Mapping[str, Any] | None = None,
+    shipped: bool = False,
+) -> StudentConfig | TeacherTrainingConfig:
+    """Returns the validated config of a mapping with its `kind` beside the settings.
+
+    Args:
+        values: Settings by group.
+        base: What a config file gives, if `values` are that with changes: what the file
+            sets and the changes make idle is not held against them.
+        shipped: Whether the file comes with the package: its variants start from one
+            recipe, and may leave some of it idle.
 
     Raises:
-        ConfigError: Names the first key that is unknown, of the wrong type or
-            impossible, and what is allowed.
+        ConfigError: Names the first key that is unknown, of the wrong type, impossible
+            or without effect, and what is allowed.
     """
-    values = dict(values)
-    kind = values.pop("kind", None)
-    _one_of("kind", str(kind), tuple(KINDS))
-    return from_mapping(KINDS[kind], values)
-
-
-def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """`cls` with the values of a (nested) mapping, validated."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    prefix = f"{path}." if path else ""
-    arguments = {}
-    for key, value in values.items():
-        if key not in fields:
+    cls, values = kind_of_values(values)
+    result = from_mapping(cls, values)
+    own = dataclasses.asdict(cls(name="unnamed"))
+    accepted = {}
+    if base is not None:
+        _, base = kind_of_values(base)
+        idle = () if shipped else {key for key, *_ in unused(cls, base, own)}
+        accepted = {key: value for key, value in _flat(base) if key not in idle}
+    for key, value, reason in unused(cls, values, own):
+        if key not in accepted or accepted[key] != value:
             raise ConfigError(
-                f"config.{prefix}{key} is not a setting."
-                + (did_you_mean(key, fields) or f" There are: {', '.join(fields)}.")
+                f"config.{key}={shown(value)} has no effect with {reason}: leave it "
+                "out, or change the other."
             )
-        arguments[key] = _convert(fields[key].type, value, f"{prefix}{key}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in arguments
-        and field.default is field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"config.{prefix}{missing[0]} is missing: set it.")
-    result = cls(**arguments)
-    result.validate(path)
     return result
 
 
-def _convert(kind: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"config.{path}={value!r} must be a group of settings.")
-        return from_mapping(kind, value, path)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, str) and type(value) is kind:
-        if kind is float and not abs(value) < float("inf"):
-            raise ConfigError(f"config.{path}={value!r} must be a finite number.")
-        return value
-    if kind == dict[str, Any] and isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    element = {tuple[int, ...]: int, tuple[float, ...]: float}.get(kind)
-    if (
-        element
-        and isinstance(value, list | tuple)
-        and all(type(item) in (int, element) for item in value)
-    ):
-        return tuple(_convert(element, item, path) for item in value)
-    expected = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        tuple[int, ...]: "whole numbers, as in (4, 2, 1)",
-        tuple[float, ...]: "numbers, as in (1.0, 0.1)",
-        dict[str, Any]: "a group of arguments",
-    }[kind]
-    raise ConfigError(f"config.{path}={value!r} must be {expected}.")
+def kind_of_values(values: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+    """Returns the class that a mapping's `kind` names, and the other settings."""
+    values = dict(values)
+    kind = values.pop("kind", None)
+    one_of("kind", str(kind), tuple(KINDS))
+    return KINDS[str(kind)], values
 
 
-def _plain(value):
-    """Arguments of a linen module, which must be hashable: tuples for lists."""
-    if isinstance(value, list | tuple):
-        return tuple(_plain(item) for item in value)
-    return value
+def _flat(values, path=""):
+    """Yields dotted names and values of nested settings."""
+    for key, value in values.items():
+        yield join(path, key), value
+        if isinstance(value, Mapping):
+            yield from _flat(value, join(path, key))

@@ -156,7 +156,7 @@ def load_checkpoint(
         CheckpointError: There are none, or they are damaged or of an unknown network.
     """
     from dfkd_jax.models import registry
-    from dfkd_jax.runtime import checkpoints, files, weights
+    from dfkd_jax.runtime import checkpoints, records, weights
     from dfkd_jax.teachers import weights as teachers
 
     path = teachers.find(str(path))
@@ -168,7 +168,7 @@ def load_checkpoint(
         path = file
         stored = weights.read(path)
     elif run and path != run.parent:
-        record = files.read_object(run)
+        record = records.read(run)
         stored = weights.Stored(
             variables=checkpoints.load_variables(path),
             description=weights.describe(record.get("description"), source=str(run)),
@@ -211,13 +211,13 @@ def find_run(path: pathlib.Path) -> pathlib.Path | None:
 
 def find_teacher(checkpoint: pathlib.Path) -> str:
     """The weights that a checkpoint's run distilled from, or nothing."""
-    from dfkd_jax.runtime import files
+    from dfkd_jax.runtime import records
 
     run = find_run(checkpoint)
     if not run:
         return ""
     try:
-        name = files.read_object(run)["config"].get("teacher", {}).get("weights", "")
+        name = records.read(run)["config"].get("teacher", {}).get("weights", "")
         # A teacher that was given in Python lies in the work directory.
         beside = run.parent / pathlib.Path(name).name
         return str(beside) if name == beside.name and beside.is_file() else name
@@ -241,7 +241,7 @@ def load_teacher(checkpoint: pathlib.Path, *, module: str, flag: str) -> Any:
         ConfigError: Its settings are not possible.
     """
     from dfkd_jax.config import NetworkConfig, from_mapping
-    from dfkd_jax.runtime import files
+    from dfkd_jax.runtime import records
     from dfkd_jax.teachers import weights as teachers
 
     name = find_teacher(checkpoint)
@@ -251,7 +251,8 @@ def load_teacher(checkpoint: pathlib.Path, *, module: str, flag: str) -> Any:
             "or the teacher's weights with --checkpoint."
         )
     run = find_run(checkpoint)
-    settings = files.read_object(run)["config"]["teacher"] | {"weights": name}
+    with records.as_written(run):
+        settings = records.read(run)["config"]["teacher"] | {"weights": name}
     config = from_mapping(NetworkConfig, settings, "teacher")
     if config.module != module:  # Importing a module runs its code.
         raise CheckpointError(
@@ -282,6 +283,8 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.runtime import files, parallel, progress
     from dfkd_jax.teachers import weights as teachers
 
+    if FLAGS.output:
+        files.check_replaceable(pathlib.Path(FLAGS.output), '{\n  "checkpoint": ')
     parallel.configure(cpu_devices=0)
     checkpoint = pathlib.Path(FLAGS.checkpoint)
     path, network = load_checkpoint(checkpoint, module=FLAGS.module)

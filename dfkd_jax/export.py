@@ -75,7 +75,7 @@ def load_transfer_set(checkpoint: str) -> Any:
         CheckpointError: There is none, or it is unfinished or damaged.
     """
     from dfkd_jax.exporting import transfer_sets
-    from dfkd_jax.runtime import files, weights
+    from dfkd_jax.runtime import records, weights
 
     path = pathlib.Path(checkpoint).expanduser()
     run = evaluate.find_run(path)
@@ -84,7 +84,7 @@ def load_transfer_set(checkpoint: str) -> Any:
             f"{checkpoint} is no work directory with a transfer set: name one that "
             "dfkd_jax.main made, such as runs/mnist/seed0."
         )
-    description = files.read_object(run).get("description")
+    description = records.read(run).get("description")
     described = weights.describe(description, source=str(run))
     names = evaluate.class_names(described)
     folder = run.parent / "transfer_set"

@@ -13,9 +13,8 @@ import dataclasses
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from dfkd_jax import command_line, config
+from dfkd_jax import command_line, config, config_files
 from dfkd_jax.errors import ConfigError
 
 FLAGS = flags.FLAGS
@@ -165,9 +164,7 @@ def recommend(found: list[Inspection], *, num_classes: int) -> str:
 def main(argv: list[str]) -> int:
     """Loads the teacher of a config and prints what was found."""
     del argv
-    if FLAGS.config is None:
-        raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
-    settings = config.parse(FLAGS.config.to_dict())
+    settings = config_files.chosen(FLAGS.config)
     if not isinstance(settings, config.ExperimentConfig):
         raise ConfigError(
             "Name the config of a distillation with config.targets; this one is of the "
@@ -243,8 +240,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of a distillation; required."
-    )
+    config_files.define_flag("Config file of a distillation; required.")
     flags.DEFINE_bool("maps", False, "Layers of feature maps, of a large network too.")
     command_line.run(main)

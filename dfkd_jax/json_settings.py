@@ -9,6 +9,7 @@ The keys are those of the dataclasses in `config.py`; what is not there has its 
 is code, so it is refused here; whoever trusts it gives it as a flag.
 """  # noqa: E501 - JSON on one line, to be copied.
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dfkd_jax import config
-from dfkd_jax.errors import CheckpointError, ConfigError
+from dfkd_jax.errors import ConfigError, shown
 from dfkd_jax.runtime import files
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 
 
 def get_config(path: str) -> ConfigDict:
@@ -28,14 +29,23 @@ def get_config(path: str) -> ConfigDict:
     Raises:
         ConfigError: It is not there, too large, no JSON object, or names code.
     """
+    source = f"--config={path}"
     try:
-        values = files.read_json(pathlib.Path(path), most_bytes=MOST_BYTES)
-        return ConfigDict(settings(values, source=f"--config={path}"))
-    except CheckpointError as error:
-        raise ConfigError(f"--config={path}: {error.__cause__}.") from error
+        content = files.read_bytes(pathlib.Path(path), max_bytes=MAX_BYTES)
+        values = json.loads(content.decode(), object_pairs_hook=_object)
+        return ConfigDict(settings(values, source=source))
     # Of a ConfigDict: a dot in a key of `arguments`, or a deep nest of them.
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"--config={path} is not possible: {error}.") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{source} is not possible: {error}.") from error
+
+
+def _object(pairs):
+    """An object of JSON, of which Python would keep the last of two equal keys."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{shown(twice)} is given twice")
+    return values
 
 
 def settings(values: Any, *, source: str) -> dict[str, Any]:
@@ -51,7 +61,7 @@ def settings(values: Any, *, source: str) -> dict[str, Any]:
     kind = values.get("kind", "distillation")
     if not isinstance(kind, str) or kind not in config.KINDS:
         raise ConfigError(
-            f"{source}: kind {kind!r} is not known: choose one of "
+            f"{source}: kind {shown(kind)} is not known: choose one of "
             f"{', '.join(config.KINDS)}."
         )
     result = config.defaults(kind)

@@ -20,6 +20,8 @@ directory, which they must share (docs/scaling.md):
 
 Under Slurm, Open MPI, Kubernetes and on TPU pods JAX finds these three by itself.
 
+--verbosity=0 brings back what libraries log, and shows tracebacks.
+
 Exit status: 0 done; 1 weights, checkpoint, disk or numbers; 2 flags or config; 3 the
 student is made but the held-out test set could not be had (give the command again to
 evaluate only); 130, 143 stopped by SIGINT, SIGTERM, with the step under way saved.
@@ -30,11 +32,10 @@ import shlex
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from dfkd_jax import command_line, config
-from dfkd_jax.data import held_out
-from dfkd_jax.errors import ConfigError, DataUnavailableError
+from dfkd_jax import command_line, config, config_files, limits
+from dfkd_jax.data import datasets, held_out
+from dfkd_jax.errors import DataUnavailableError
 from dfkd_jax.runtime import hosts, progress
 
 FLAGS = flags.FLAGS
@@ -43,12 +44,11 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> int:
     """Flags to config to stages; the exit status."""
     del argv
-    if FLAGS.config is None:
-        raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
-    settings = config.parse(FLAGS.config.to_dict())
+    settings = config_files.chosen(FLAGS.config)
     workdir = pathlib.Path(
         FLAGS.workdir or f"runs/{settings.folder}/seed{settings.seed}"
     )
+    hosts.named(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)  # Or refuses.
     availability = held_out.preflight(settings.data)
     hosts.join(
         coordinator=FLAGS.coordinator,
@@ -67,6 +67,14 @@ def main(argv: list[str]) -> int:
             "will be made all the same and the exit status will be 3."
         )
     if isinstance(settings, config.TeacherTrainingConfig):
+        spec = datasets.spec(settings.data.dataset)
+        limits.check(
+            settings,
+            image_shape=spec.image_shape,
+            num_classes=len(spec.class_names),
+            num_parameters=0,
+            workdir=workdir,
+        )
         from dfkd_jax.teachers import pipeline
     else:
         from dfkd_jax import pipeline
@@ -75,9 +83,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, with `:variant` if it has any; required."
-    )
+    config_files.define_flag("Config file, with `:variant` if it has any; required.")
     flags.DEFINE_string(
         "workdir",
         None,

@@ -39,13 +39,13 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.data import datasets, neighbours, tfds
     from dfkd_jax.exporting import transfer_sets
     from dfkd_jax.reporting import pages
-    from dfkd_jax.runtime import files, progress, weights
+    from dfkd_jax.runtime import files, progress, records, weights
 
     if not (folder / "student.safetensors").is_file():
         raise CheckpointError(
             f"{folder} has no student yet: real data are read when it is made."
         )
-    fields = files.read_object(folder / "run.json").get("description")
+    fields = records.read(folder / "run.json").get("description")
     description = weights.describe(fields, source=str(folder / "run.json"))
     source = transfer_sets.open_source(
         folder / "transfer_set", fields, evaluate.class_names(description)

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from dfkd_jax import evaluate as evaluation
+from dfkd_jax import limits
 from dfkd_jax.config import StudentConfig, kind_of
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import CheckpointError, DataUnavailableError
@@ -19,7 +20,7 @@ from dfkd_jax.methods import registry as methods
 from dfkd_jax.methods.task import Task
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures, findings, pages, tables
-from dfkd_jax.runtime import files, hosts, parallel, progress, weights, writers
+from dfkd_jax.runtime import files, hosts, parallel, progress, records, weights, writers
 from dfkd_jax.runtime.workdir import open_workdir, source, versions
 from dfkd_jax.teachers import weights as teachers
 
@@ -65,13 +66,22 @@ def run(
             source=f"The teacher {config.teacher.weights}",
             setting="config.data.dataset",
         )
+    if config.data.file and hosts.is_first():  # Before work, rather than after it.
+        real = held_out.load(config.data, split=config.data.split, report=progress.say)
+        real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
     if student is None:
         student = registry.create(
             config.student.name,
             num_classes=description.num_classes,
             arguments=config.student.arguments,
         )
-    _check_student(student, description)
+    limits.check(
+        config,
+        image_shape=description.image_shape,
+        num_classes=description.num_classes,
+        num_parameters=_check_student(student, description),
+        workdir=workdir,
+    )
     method.check(config, teacher, student)
     settings = dataclasses.asdict(config)
     # What evaluation reads may change between two starts; real images that are learnt
@@ -105,6 +115,7 @@ def run(
                 class_names=evaluation.class_names(teacher.description),
                 workdir=workdir,
                 stopwatch=stopwatch,
+                warn_of_images=lambda: _warn(findings.of_transfer_set(workdir)),
             )
         )
         if not hosts.is_first():
@@ -148,7 +159,7 @@ def run(
 
 
 def _check_student(student, description):
-    """Before work starts: it takes the teacher's images and tells its classes apart."""
+    """Returns how many parameters it has; it must suit the teacher's task."""
     expected, num_classes = weights.trace(
         student, description.image_shape, network=description.network
     )
@@ -160,6 +171,7 @@ def _check_student(student, description):
     weights.check_trainable(
         student, expected, description.image_shape, network=description.network
     )
+    return weights.count(expected)
 
 
 def _fingerprints(workdir, functions):
@@ -179,13 +191,14 @@ def _fingerprints(workdir, functions):
 def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     path = workdir / "results.json"
     split = config.data.split
-    before = files.read_object(path) if path.exists() else {}
+    before = records.read(path) if path.exists() else {}
     if before:
         _check_results(path, before, results)
         # Of another test set that is evaluated anew.
         same = before.get("dataset") == results["dataset"]
         if same and before["student"].get(f"{split}_accuracy") is not None:
-            tables.print_summary(before, workdir)
+            with records.as_written(path):
+                tables.print_summary(before, workdir)
             return 0
     # Those of the other split are kept until this one is had.
     if not before.get("student", {}).get("evaluation"):
@@ -194,7 +207,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
     try:
         real = held_out.load(config.data, split=split, report=progress.say)
     except DataUnavailableError as error:
-        _tell_warnings(results)
+        _warn(results.get("warnings", ()))  # None yet if of another split.
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
             "evaluated. "
@@ -202,7 +215,7 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         )
         return error.exit_status
     if real is None:
-        _tell_warnings(results)
+        _warn(results.get("warnings", ()))  # None yet if of another split.
         progress.say(
             f"The student is made: {workdir / 'student.safetensors'}. No test set is "
             "named in config.data, so it is not evaluated."
@@ -243,8 +256,8 @@ def _keep_results(results, workdir):
     files.write_json(path, results, sealed=True)
 
 
-def _tell_warnings(results):
-    for warning in results.get("warnings", ()):  # None yet if of another split.
+def _warn(warnings):
+    for warning in warnings:
         progress.warn(warning)
 
 

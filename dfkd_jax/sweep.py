@@ -58,12 +58,10 @@ or config; 3 the data that evaluation reads cannot be had; 130 interrupted.
 import pathlib
 import shlex
 import sys
-from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from dfkd_jax import command_line
+from dfkd_jax import command_line, config_files
 from dfkd_jax.data import held_out
 from dfkd_jax.errors import ConfigError, DataUnavailableError
 from dfkd_jax.runtime import files, progress
@@ -75,15 +73,11 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> int:
     """Plans, checks and makes the runs; 1 if one failed."""
     del argv
-    if FLAGS.config is None:
-        raise ConfigError("Name a config: --config=configs/mnist.py (see --help).")
+    config_file = config_files.required(FLAGS.config)
     if not FLAGS.workdir:
         raise ConfigError("Name a folder for the runs: --workdir=sweeps/sigma.")
     workdir = pathlib.Path(FLAGS.workdir)
-    flag = FLAGS["config"]
-    config_file = config_flags.get_config_filename(flag)
-    overrides = config_flags.get_override_values(flag)
-    fixed = {key: _as_flag(value) for key, value in overrides.items()}
+    fixed = dict(command_line.changes)
     axes = [plan.axis_of_set(text) for text in FLAGS["set"].value]
     if FLAGS.case:
         axes.append(plan.axis_of_cases(FLAGS.case))
@@ -95,7 +89,7 @@ def main(argv: list[str]) -> int:
         split=FLAGS.split,
         workdir=workdir,
     )
-    outcome.check_workdirs(runs)
+    outcome.check_workdirs(runs, workdir / "sweep.json")
     if FLAGS.dry_run:
         for run in runs:
             progress.say(execution.command(run))
@@ -121,10 +115,6 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _as_flag(value: Any) -> str:
-    return str(value.to_dict() if isinstance(value, ConfigDict) else value)
-
-
 def _check_data(runs):
     """Raises where a run could not be evaluated: a sweep is about accuracies."""
     checked = []
@@ -133,7 +123,7 @@ def _check_data(runs):
         if data in checked:
             continue
         checked.append(data)
-        if not data.dataset and not data.file:
+        if not data.source:
             raise ConfigError(
                 "config.data names no data set, so no run would be evaluated: set "
                 "config.data.dataset or config.data.file."
@@ -146,9 +136,7 @@ def _check_data(runs):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of all runs, with `:variant` if it has any."
-    )
+    config_files.define_flag("Config file of all runs, with `:variant` if any.")
     flags.DEFINE_multi_string("set", [], "KEY=V1,V2,…: a setting and its values.")
     flags.DEFINE_multi_string("case", [], '"KEY=V KEY=V": one of several alternatives.')
     flags.DEFINE_string("seeds", "0,1,2", "Seeds of every combination.")

@@ -50,14 +50,19 @@ class Sources:
         module: "package.module:Class" of a network of the user's own.
         teacher_module: Likewise, the teacher's.
         teacher: Weights of the teacher, where they are no longer where they were.
-        data: A `config.DataConfig`; its `dataset` and `file` stay empty for those that
-            the run names.
+        dataset: Test set; it and `file` empty: what the run names.
+        file: An `.npz` file in place of it.
+        data_dir: TFDS data folder; empty for the one in the cache.
+        raw_dir: Folder with the data set's original files.
     """
 
     module: str = ""
     teacher_module: str = ""
     teacher: str = ""
-    data: Any = None
+    dataset: str = ""
+    file: str = ""
+    data_dir: str = ""
+    raw_dir: str = ""
 
 
 def check(folder: pathlib.Path, sources: Sources) -> Iterator[Check]:
@@ -72,6 +77,21 @@ def check(folder: pathlib.Path, sources: Sources) -> Iterator[Check]:
             f"{folder} is no work directory (it has no run.json): name one that "
             "dfkd_jax.main made, such as runs/mnist/seed0."
         )
+    from dfkd_jax.runtime.records import as_written
+
+    found: list[Any] = []
+    try:
+        with as_written(run):
+            yield from _records(folder, sources, found)
+    except DfkdError as error:
+        yield Check(what="records", verdict=DIFFERS, detail=str(error))
+        return
+    if found:
+        yield from _accuracies(*found)
+
+
+def _records(folder, sources, found):
+    """Claims about files; leaves in `found` what accuracies are computed from."""
     records: dict[str, Any] = {}
     for name in ("run.json", "results.json", "teacher.json"):
         if (folder / name).exists():
@@ -93,14 +113,15 @@ def check(folder: pathlib.Path, sources: Sources) -> Iterator[Check]:
     network = yield from _network(folder, role, results, sources)
     yield from _checkpoints(folder)
     if network:
-        yield from _accuracies(role, network, teacher, results, sources)
+        found += [role, network, teacher, results, sources]
 
 
 def _read_record(path, records):
     from dfkd_jax.runtime import files
+    from dfkd_jax.runtime import records as checked
 
     try:
-        records[path.name] = files.read_object(path)
+        records[path.name] = checked.read(path)
         sealed = files.CHECKSUM in path.read_text()
         yield Check(
             what=path.name,
@@ -284,13 +305,18 @@ def _accuracies(role, network, teacher, results, sources):
     if (claims.get(role) or {}).get(f"{split}_accuracy") is None:
         yield Check(what=what, verdict=UNCHECKED, detail="the run was not evaluated")
         return
-    named = str(results.get("dataset") or network.description.dataset)
-    data = sources.data or DataConfig()
-    if not data.file and not data.dataset:
-        key = "file" if named.endswith(".npz") else "dataset"
-        data = dataclasses.replace(data, dataset="", file="")
-        data = dataclasses.replace(data, **{key: named})
+    dataset, file = sources.dataset, sources.file
+    if not dataset and not file:
+        named = results.get("dataset") or network.description.dataset
+        dataset, file = ("", named) if named.endswith(".npz") else (named, "")
+    if not dataset and not file:
+        missing = "the run names no test set: say --dataset or --data_file"
+        yield Check(what=what, verdict=UNCHECKED, detail=missing)
+        return
     try:
+        data = DataConfig(
+            dataset=dataset, file=file, dir=sources.data_dir, raw_dir=sources.raw_dir
+        )
         held_out.preflight(data)
         real = held_out.load(data, split=split, report=progress.say)
         real.check(network.description, source=f"The {role}")
@@ -329,22 +355,21 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             "Name a work directory: python -m dfkd_jax.verify runs/mnist/seed0."
         )
-    from dfkd_jax.config import DataConfig
     from dfkd_jax.data import datasets
     from dfkd_jax.runtime import parallel, progress
 
+    if FLAGS.dataset and FLAGS.data_file:
+        raise ConfigError("--dataset and --data_file: give one of them.")
     if FLAGS.dataset:
         datasets.spec(FLAGS.dataset)
     sources = Sources(
         module=FLAGS.module,
         teacher_module=FLAGS.teacher_module,
         teacher=FLAGS.teacher,
-        data=DataConfig(
-            dataset=FLAGS.dataset,
-            file=FLAGS.data_file,
-            dir=FLAGS.data_dir,
-            raw_dir=FLAGS.raw_dir,
-        ),
+        dataset=FLAGS.dataset,
+        file=FLAGS.data_file,
+        data_dir=FLAGS.data_dir,
+        raw_dir=FLAGS.raw_dir,
     )
     parallel.configure(cpu_devices=0)
     statuses = [0]

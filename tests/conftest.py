@@ -14,6 +14,9 @@ import pytest
 from ledger import Ledger
 from xdist.scheduler import LoadScopeScheduling
 
+from dfkd_jax.runtime import parallel
+
+parallel.sum_rightly()
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -59,6 +59,7 @@ def test_values_arrive():
                 "name": "my-run_2",
                 "seed": 2**32 - 1,
                 "synthesis.grid_factors": [2, 1],
+                "targets.distribution": "dirichlet",
                 "targets.betas": (1, 0.5),
                 "distillation.learning_rate": 1,
                 "student.network": "lenet5",
@@ -127,12 +128,12 @@ def test_non_finite_number_in_a_tuple():
 
 POSITIVE = "must be at least 1"
 ABOVE_ZERO = "must be above 0"
-NOT_NEGATIVE = "must not be negative"
+NOT_NEGATIVE = "must be 0 or more"
 UNIT = "must be from 0 to 1"
 RANGES = {
     "distillation": {
         POSITIVE: {
-            "synthesis": ["num_images", "images_per_device", "steps_per_call"],
+            "synthesis": ["images_per_device", "steps_per_call"],
             "distillation": [
                 "num_steps",
                 "batch_size",
@@ -146,26 +147,17 @@ RANGES = {
             "distillation": ["learning_rate", "temperature"],
         },
         NOT_NEGATIVE: {
-            "": ["cpu_devices"],
             "synthesis": [
                 "num_steps",
                 "init_scale",
                 "total_variation",
                 "l2",
                 "batch_norm",
-                "max_shift",
                 "checkpoint_seconds",
             ],
             "distillation": [
                 "weight_decay",
                 "feature_weight",
-                "max_shift",
-                "shift",
-                "affine",
-                "elastic",
-                "contrast",
-                "brightness",
-                "noise",
             ],
         },
         UNIT: {
@@ -212,16 +204,18 @@ RANGES = {
         POSITIVE: {"distillation": ["num_steps"]},
         NOT_NEGATIVE: {"": ["images_per_class"]},
     },
-    "metadata": {POSITIVE: {"": ["grid", "candidates"], "synthesis": ["num_images"]}},
+    "metadata": {POSITIVE: {"synthesis": ["images_per_device"]}},
     "teacher": {
-        POSITIVE: {"": ["num_epochs", "batch_size", "log_every", "checkpoint_every"]},
+        POSITIVE: {"": ["batch_size", "log_every", "checkpoint_every"]},
         ABOVE_ZERO: {"": ["learning_rate"]},
-        NOT_NEGATIVE: {
-            "": ["cpu_devices", "warmup_steps", "weight_decay", "max_shift", "cutout"]
-        },
+        NOT_NEGATIVE: {"": ["warmup_steps", "weight_decay"]},
         UNIT: {"": ["flip"]},
     },
 }
+
+
+EXTENTS = ("affine", "contrast", "brightness", "noise")
+PIXELS = ("shift", "elastic")
 
 
 def range_cases():
@@ -251,15 +245,21 @@ def test_values_out_of_range(kind, path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("seed", -1, "from 0 to 4294967295"),
-        ("seed", 2**32, "from 0 to 4294967295"),
+        ("seed", -1, "from 0 to 4,294,967,295"),
+        ("seed", 2**32, "from 0 to 4,294,967,295"),
         ("name", "", "use letters, digits, - and _"),
         ("name", "../up", "use letters, digits, - and _"),
-        ("synthesis.grid_factors", (), "name at least one factor"),
-        ("synthesis.grid_factors", (2, 0), "each at least 1"),
+        ("synthesis.grid_factors", (), "name at least one number, each from 1"),
+        ("synthesis.grid_factors", (2, 0), "each must be from 1"),
         ("targets.betas", (), "name at least one"),
-        ("targets.betas", (1.0, 0.0), "each above 0"),
-        ("distillation.warmup_steps", -1, "from 0 to below"),
+        ("targets.betas", (1.0, 0.0), "each must be above 0"),
+        ("distillation.warmup_steps", -1, "0 or more"),
+        *((f"distillation.{key}", -1.0, "from 0 to 10") for key in EXTENTS),
+        *((f"distillation.{key}", 1e5, "from 0 to 16,384") for key in PIXELS),
+        ("cpu_devices", -1, "from 0 to 1,024"),
+        ("targets.grid", 0, "from 1 to 1,024"),
+        ("synthesis.max_shift", -1, "from 0 to"),
+        ("synthesis.num_images", 0, "from 1 to"),
     ],
 )
 def test_other_ranges(path, value, message):
@@ -404,7 +404,7 @@ def test_what_reads_real_data_names_it(kind):
     ("kind", "changes", "message"),
     [
         ("dafl", {"generator.features": (8, 8)}, "config.generator.features=(8, 8)"),
-        ("dafl", {"generator.features": (8, 8, 0)}, "each at least 1"),
+        ("dafl", {"generator.features": (8, 8, 0)}, "each must be at least 1"),
         ("dfad", {"momentum": 1.0}, "config.momentum=1.0"),
         ("teacher", {"momentum": 1.0}, "config.momentum=1.0"),
         ("dafl", {"optimizer": "adam"}, "config.optimizer='adam'"),

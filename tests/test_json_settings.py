@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dfkd_jax import command_line, config, json_settings
+from dfkd_jax import config, config_files, json_settings
 from dfkd_jax.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def test_settings_lie_over_the_defaults(tmp_path):
     assert (read.name, read.seed, read.synthesis.grid_factors) == ("theirs", 3, (4, 1))
     assert read.distillation == config.DistillationConfig()
     assert (
-        command_line.read_config(path).to_dict()
+        config_files.read_config(path).to_dict()
         == json_settings.get_config(path).to_dict()
     )
 

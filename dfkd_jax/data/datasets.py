@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 from dfkd_jax.errors import ConfigError, did_you_mean
+from dfkd_jax.runtime import places
 
 NUM_VALIDATION = 5_000
 
@@ -155,8 +155,7 @@ def resolve_data_dir(data_dir: str = "") -> pathlib.Path:
     """`data_dir`, or the folder in the user's cache where prepared sets lie."""
     if data_dir:
         return pathlib.Path(data_dir).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache).expanduser().absolute() / "dfkd_jax" / "tfds"
+    return places.cache().absolute() / "tfds"
 
 
 @dataclasses.dataclass(frozen=True)

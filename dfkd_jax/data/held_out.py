@@ -41,14 +41,19 @@ class HeldOutSet:
 
     def check(self, description: Any, *, source: str) -> None:
         """Raises CheckpointError where a network has other images or fewer classes."""
-        have = self.images.shape[1:], int(self.labels.max()) + 1
-        shape = tuple(description.image_shape)
-        if have[0] != shape or have[1] > description.num_classes:
-            raise CheckpointError(
-                f"{source} classifies {shape} images into {description.num_classes} "
-                f"classes; {self.name} has {have[0]} images and labels up to "
-                f"{have[1] - 1}: name another test set."
+        try:
+            arrays.labelled(
+                self.images,
+                self.labels,
+                image_shape=description.image_shape,
+                num_classes=description.num_classes,
             )
+        except ValueError as error:
+            raise CheckpointError(
+                f"{source} classifies {tuple(description.image_shape)} images into "
+                f"{description.num_classes} classes; of {self.name}, {error}. Name "
+                "another test set, or mend this one."
+            ) from error
 
 
 def preflight(settings: Any) -> tfds.Availability:
@@ -107,30 +112,23 @@ def load(
 def _read_file(path):
     try:
         read = arrays.read_npz(path, ("images", "labels"))
-        images, labels = read["images"], read["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
         raise DataUnavailableError(
-            f"{path} cannot be read ({error}): write it with "
+            f"{path} cannot be read ({error.strerror}): check the path, its "
+            "permissions and the disk."
+        ) from error
+    except ValueError as error:
+        raise DataUnavailableError(
+            f"{path} is no .npz file of numbers ({error}): write it with "
             "numpy.savez(path, images=…, labels=…)."
         ) from error
-    problem = _problem(images, labels)
-    if problem:
-        raise DataUnavailableError(f"{path}: {problem}.")
-    return HeldOutSet(
-        name=path.stem, images=images, labels=labels.astype(np.int32), class_names=()
-    )
-
-
-def _problem(images, labels):
-    """What is wrong with the arrays of a file, or nothing."""
-    if images.ndim != 4 or not len(images):
-        return f"images are {images.shape} instead of [n, height, width, channels]"
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        return f"labels are {labels.dtype} {labels.shape} instead of integers [n]"
-    if images.dtype == np.uint8:
-        return ""
-    if images.dtype.kind != "f":
-        return f"images are {images.dtype} instead of uint8 or floats from 0 to 1"
-    if not (images.min() >= 0 and images.max() <= 1):
-        return f"images go from {images.min()} to {images.max()} instead of 0 to 1"
-    return ""
+    if missing := {"images", "labels"} - read.keys():
+        raise DataUnavailableError(
+            f"{path} has no array called {' or '.join(sorted(missing))}: write it with "
+            "numpy.savez(path, images=…, labels=…)."
+        )
+    try:
+        images, labels = arrays.labelled(read["images"], read["labels"])
+    except ValueError as error:
+        raise DataUnavailableError(f"{path}: {error}.") from error
+    return HeldOutSet(name=path.stem, images=images, labels=labels, class_names=())

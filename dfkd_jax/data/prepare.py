@@ -9,7 +9,6 @@ Progress goes to stdout; the last line of stderr says what went wrong.
 import argparse
 import contextlib
 import errno
-import fcntl
 import gzip
 import importlib.util
 import json
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from dfkd_jax import errors
 from dfkd_jax.data import datasets, mirrors, raw_files, reachability
 from dfkd_jax.errors import DataUnavailableError, DfkdError, StorageError
+from dfkd_jax.runtime.files import take_lock
 
 Report = Callable[[str], None]
 # TFDS 4.9 imports importlib_resources without declaring it.
@@ -36,7 +36,6 @@ _UNWRITABLE = {
     errno.EROFS,
     errno.ENOTDIR,
     errno.EEXIST,
-    errno.ENOLCK,
 }
 _PROBE_TIMEOUT = 5.0
 
@@ -110,8 +109,9 @@ def prepare(name: str, *, data_dir: pathlib.Path, raw_dir: str, report: Report):
                 final.parent.mkdir(exist_ok=True)
                 if final.exists():
                     raise DataUnavailableError(
-                        f"{final} is in the way: it holds no complete TFDS set. Delete "
-                        "that folder and run again."
+                        f"{final} is in the way: it holds no complete TFDS set. Move "
+                        "it elsewhere, or name another folder with "
+                        "--config.data.dir=DIR."
                     )
                 version.rename(final)
             finally:
@@ -208,12 +208,10 @@ def _fill_download_cache(builder, files: dict[str, pathlib.Path], downloads):
 @contextlib.contextmanager
 def _lock(path: pathlib.Path, report: Report):
     """Holds the lock file at `path`; the system frees it when the process ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with path.open("a") as file:
+        if not take_lock(file, path):
             report(f"Waiting for another process that holds {path} …")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            take_lock(file, path, wait=True)
         yield
 
 

@@ -163,7 +163,7 @@ def _verify_digest(path, got: str, wanted: str):
     if got != wanted:
         raise DataUnavailableError(
             f"{path} is not the published file: sha256 {got}, expected {wanted}; "
-            "replace or delete it."
+            "replace it."
         )
 
 

@@ -115,8 +115,8 @@ def _availability(
                 False,
                 False,
                 f"{prepared.path} has the file format {prepared.file_format}, which "
-                f"cannot be read here: delete that folder to have {name} prepared anew "
-                "or give another with --config.data.dir=DIR.",
+                f"cannot be read here: move it elsewhere to have {name} prepared anew, "
+                "or name another folder with --config.data.dir=DIR.",
             )
         missing = prepare.missing_packages(READING_PACKAGES[prepared.file_format])
         if missing:
@@ -221,7 +221,13 @@ def _check(dataset: ImageDataset, spec: datasets.DatasetSpec, split: str, num: i
 
 def _damaged(path: pathlib.Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
+    if isinstance(error, PermissionError):
+        return (
+            f"The prepared data set at {path} cannot be read ({reason}): check its "
+            "permissions."
+        )
     return (
         f"The prepared data set at {path} is damaged ({type(error).__name__}: "
-        f"{reason}). Delete that folder and run again to have it prepared anew."
+        f"{reason}). Move that folder elsewhere to have it prepared anew, or name "
+        "another with --config.data.dir=DIR."
     )

@@ -170,6 +170,8 @@ def synthesise(
             stopwatch=task.stopwatch,
         )
     draw_samples(task, transfer_set)
+    if hosts.is_first():
+        task.warn_of_images()
 
 
 def draw_samples(task: Task, transfer_set: TransferSet) -> None:

@@ -22,6 +22,8 @@ class Task:
         class_names: One a class.
         workdir: Everything goes here.
         stopwatch: Gets the seconds of what was done.
+        warn_of_images: Says what is wrong with the pseudo samples in `workdir`, before
+            a student learns from them.
     """
 
     config: Any
@@ -31,6 +33,7 @@ class Task:
     class_names: Sequence[str]
     workdir: pathlib.Path
     stopwatch: writers.Stopwatch
+    warn_of_images: Callable[[], None]
 
     def student_once(self, train: Callable[[], Any]) -> Any:
         """The student's variables: those in the work directory, else what `train` says.

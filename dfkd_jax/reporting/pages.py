@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dfkd_jax import __version__
 from dfkd_jax.reporting import figures, run_files
-from dfkd_jax.runtime import files, progress
+from dfkd_jax.runtime import files, progress, records
 
 INSTALL_HINT = 'pip install ".[plots]" in a clone of dfkd_jax'
 
@@ -46,8 +46,10 @@ def write(workdir: pathlib.Path, output: pathlib.Path | None = None) -> None:
         return
     from dfkd_jax.reporting import report_page
 
-    context = report_page.context(run_files.read(workdir))
-    _write("report.html", output or workdir / "report.html", context)
+    run = run_files.read(workdir)
+    with records.as_written(workdir):
+        page = _render("report.html", report_page.context(run))
+    _write(output or workdir / "report.html", page)
 
 
 def write_comparison(folders: Sequence[pathlib.Path], output: pathlib.Path) -> None:
@@ -63,11 +65,13 @@ def write_comparison(folders: Sequence[pathlib.Path], output: pathlib.Path) -> N
         return
     from dfkd_jax.reporting import comparison_page
 
-    context = comparison_page.context([run_files.read(folder) for folder in folders])
-    _write("comparison.html", output, context)
+    runs = [run_files.read(folder) for folder in folders]
+    with records.as_written(", ".join(map(str, folders))):
+        page = _render("comparison.html", comparison_page.context(runs))
+    _write(output, page)
 
 
-def _write(template, path, context):
+def _render(template, context):
     import jinja2
 
     environment = jinja2.Environment(
@@ -84,7 +88,11 @@ def _write(template, path, context):
         "duration": progress.duration,
         "spread": spread,
     }
-    text = environment.get_template(template).render(version=__version__, **context)
+    return environment.get_template(template).render(version=__version__, **context)
+
+
+def _write(path, text):
+    files.check_replaceable(path, '<meta name="generator" content="dfkd_jax')
     with files.atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     progress.say(f"  {path}")

@@ -5,13 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.reporting import (
-    charts,
-    findings,
-    images,
-    projection,
-    settings,
-)
+from dfkd_jax.reporting import charts, findings, images, projection, settings
 from dfkd_jax.reporting.figures import MAX_CLASSES, PER_CLASS
 from dfkd_jax.reporting.run_files import Run
 

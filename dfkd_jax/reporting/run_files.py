@@ -10,7 +10,7 @@ import numpy as np
 from dfkd_jax.data import datasets
 from dfkd_jax.errors import CheckpointError, ConfigError
 from dfkd_jax.reporting import curves, images
-from dfkd_jax.runtime import arrays, files, writers
+from dfkd_jax.runtime import arrays, files, records, writers
 from dfkd_jax.runtime.descriptions import describe
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
@@ -132,15 +132,9 @@ def read(folder: pathlib.Path) -> Run:
             f"{folder} is no work directory (it has no run.json): name one that "
             "dfkd_jax.main made, as in runs/mnist/seed0."
         )
-    identity = files.read_object(path)
-    try:
+    identity = records.read(path)
+    with records.as_written(path):
         return _read(folder, identity)
-    # Records of a stranger's may hold anything.
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder}: run.json or results.json is not as dfkd_jax.main writes it "
-            f"({type(error).__name__}: {error}): name another work directory."
-        ) from error
 
 
 def _read(folder, identity):
@@ -150,9 +144,9 @@ def _read(folder, identity):
             "are in teacher.json."
         )
     results_path = folder / "results.json"
-    results = files.read_object(results_path) if results_path.exists() else {}
+    results = records.read(results_path) if results_path.exists() else {}
     seconds_path = folder / "seconds.json"
-    seconds = files.read_object(seconds_path) if seconds_path.exists() else {}
+    seconds = records.read(seconds_path) if seconds_path.exists() else {}
     description = identity["description"]
     origin = identity | results
     describe(description, source=str(folder / "run.json"))
@@ -273,7 +267,7 @@ def _read_drawn(path, num_classes):
     if not path.is_file():
         return {}, ()
     try:
-        read = arrays.read_npz(path, DISTRIBUTIONS, most_bytes=MAX_BYTES)
+        read = arrays.read_npz(path, DISTRIBUTIONS, max_bytes=MAX_BYTES)
         drawn = {
             name: np.asarray(labels, np.float32)[:MAX_DRAWS]
             for name, labels in read.items()

@@ -1,4 +1,7 @@
-"""Arrays from `.npz` files of anybody's: no pickle, and no more memory than is said."""
+"""Arrays of anybody's: what `.npz` files hold, and whether it can be images and labels.
+
+Nothing is unpickled, and no more memory is taken than is said.
+"""
 
 import math
 import pathlib
@@ -7,18 +10,23 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-MOST_BYTES = 8 * 2**30  # Of all arrays that are asked for.
-MOST_GROWTH = 200  # A byte of the file to bytes of arrays; deflate reaches 1,032.
+MAX_BYTES = 8 * 2**30  # Of all arrays that are asked for.
+MAX_GROWTH = 200  # A byte of the file to bytes of arrays; deflate reaches 1,032.
 ALWAYS_ALLOWED = 64 * 2**20  # Whatever the growth.
-MOST_MEMBERS = 1_000
+MAX_MEMBERS = 1_000
 KINDS = "biuf"
+MAX_CLASSES = 1_000_000
+MANY_IMAGES = 100  # Among so many, some have a pixel that is bright.
+MAX_DARK = 16 / 255  # What digits from 0 to 16 reach where they are taken for 0 to 255.
+ROUNDING = 1e-3
 
 
 def read_npz(
-    path: pathlib.Path, names: Sequence[str], *, most_bytes: int = MOST_BYTES
+    path: pathlib.Path, names: Sequence[str], *, max_bytes: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
     """Those of `names` that are in the file at `path`.
 
@@ -29,11 +37,11 @@ def read_npz(
         OSError: The file cannot be read.
         ValueError: It is damaged, no `.npz`, too large or not of numbers.
     """
-    allowed = min(most_bytes, max(ALWAYS_ALLOWED, MOST_GROWTH * path.stat().st_size))
+    allowed = min(max_bytes, max(ALWAYS_ALLOWED, MAX_GROWTH * path.stat().st_size))
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) > MOST_MEMBERS:
+            if len(entries) > MAX_MEMBERS:
                 raise ValueError(f"{len(entries):,} arrays inside")
             wanted = {f"{name}.npy": name for name in names}
             entries = [entry for entry in entries if entry.filename in wanted]
@@ -81,3 +89,141 @@ def _read(archive, entry):
     values = np.frombuffer(content, dtype)
     order = "F" if fortran_order else "C"
     return values.reshape(shape, order=order).astype(dtype.newbyteorder("="))
+
+
+def labelled(
+    images: Any,
+    labels: Any,
+    *,
+    image_shape: Sequence[int] | None = None,
+    num_classes: int = MAX_CLASSES,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A test set as it can be evaluated: its images, and its labels as int32.
+
+    Args:
+        images: See `pixels`; of all of them, some have bright pixels.
+        labels: `[n]`, integers from 0.
+        image_shape: (height, width, channels) that is wanted, if that is known.
+        num_classes: How many classes there are, if that is known.
+
+    Raises:
+        ValueError: Says what they are, what was expected, and how to get there.
+    """
+    images = pixels(images, image_shape=image_shape, whole=True)
+    labels = _array(labels, "labels")
+    found = f"labels are {labels.dtype} {labels.shape}"
+    expected = f"expected integers ({len(images)},), one an image"
+    if labels.ndim == 2 and labels.shape[0] == len(images):
+        one_each = labels.shape[1] == 1
+        remedy = "labels[:, 0]" if one_each else "labels.argmax(-1) of one-hot labels"
+        raise ValueError(f"{found}, {expected}: give {remedy}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"{found}, {expected}")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{found}, {expected}: give labels.astype(int) if they are")
+    low, high = int(labels.min()), int(labels.max())  # Before a cast would wrap them.
+    if low < 0:
+        count = np.count_nonzero(labels < 0)
+        raise ValueError(
+            f"{count:,} labels are below 0 (down to {low}), expected 0 to "
+            f"{num_classes - 1}: leave examples out that have no label"
+        )
+    if high >= num_classes:
+        remedy = ": give labels - 1" if (low, high) == (1, num_classes) else ""
+        raise ValueError(
+            f"labels go up to {high}, expected 0 to {num_classes - 1}{remedy}"
+        )
+    return images, labels.astype(np.int32)
+
+
+def pixels(
+    images: Any, *, image_shape: Sequence[int] | None = None, whole: bool = False
+) -> np.ndarray:
+    """Images as a network of this package is shown them, before they are standardised.
+
+    Args:
+        images: `[n, height, width, channels]`, uint8, or floats from 0 to 1.
+        image_shape: (height, width, channels) that is wanted, if that is known.
+        whole: Whether they are a whole test set, which has bright pixels, and no batch.
+
+    Raises:
+        ValueError: Says what they are, what was expected, and how to get there.
+    """
+    images = _array(images, "images")
+    _check_shape(images.shape, image_shape)
+    if images.dtype == np.uint8:
+        low, high, top = int(images.min()), int(images.max()), 255
+    elif images.dtype.kind != "f":
+        remedy = {
+            "b": "give images.astype(float)",
+            "u": "divide them by the value of white",
+            "i": "give images.astype(numpy.uint8) if they go from 0 to 255",
+        }.get(images.dtype.kind, "give numbers")
+        raise ValueError(
+            f"images are {images.dtype}, expected uint8 or floats from 0 to 1: {remedy}"
+        )
+    else:
+        low, high, top = float(images.min()), float(images.max()), 1
+        _check_floats(low, high)
+    if (whole or len(images) >= MANY_IMAGES) and high <= MAX_DARK * top:
+        by = "their own white, not 255" if top == 255 else "255 only once"
+        raise ValueError(
+            f"images are {images.dtype} and go from {low:g} to {high:g} of {top}, so "
+            f"that all are black to a network: divide them by {by}"
+        )
+    return images
+
+
+def _array(value, name):
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} are no array ({error})") from error
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.hasobject:
+        raise ValueError(f"{name} are an array of Python objects, expected numbers")
+    return array
+
+
+def _check_shape(shape, wanted):
+    expected = "[n, height, width, channels]"
+    remedy = ""
+    if wanted is not None:
+        height, width, channels = wanted
+        expected = f"(n, {height}, {width}, {channels})"
+        remedy = {
+            (height, width, channels): ": give images[None]",
+            (channels, height, width): ": give numpy.moveaxis(images, 1, -1), with "
+            "channels last",
+        }.get(tuple(shape) if len(shape) == 3 else tuple(shape[1:]), "")
+        if channels == 1 and tuple(shape[1:]) == (height, width):
+            remedy = ": give images[..., None]"
+        right = tuple(shape[1:]) == (height, width, channels)
+    else:
+        right = len(shape) == 4
+    if not right or not math.prod(shape):
+        raise ValueError(f"images are {tuple(shape)}, expected {expected}{remedy}")
+
+
+def _check_floats(low, high):
+    """Raises ValueError where floats are not from 0 to 1; NaN is in neither."""
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return
+    if not math.isfinite(low) or not math.isfinite(high):
+        remedy = "they hold NaN or infinity"
+    elif -1 - ROUNDING <= low < -0.25 and high <= 1 + ROUNDING:
+        remedy = "give (images + 1) / 2 if they go from -1 to 1"
+    elif low < 0 and high < 16:
+        remedy = (
+            "give images * std + mean if they are standardised, which is done here; "
+            "clip what an interpolation overshot"
+        )
+    elif low < 0:
+        remedy = "shift and scale them"
+    else:
+        white = next((w for w in (16, 100, 255, 65_535) if 1.5 < high <= w), None)
+        remedy = f"divide them by {white}" if white else "clip or scale them"
+    raise ValueError(
+        f"images go from {low:g} to {high:g}, expected floats from 0 to 1: {remedy}"
+    )

@@ -31,15 +31,14 @@ def open_checkpoints(
     damage to it could not be found; the newest `keep` stay.
 
     Raises:
-        StorageError: The folder cannot be written, or the disk is full.
+        StorageError: The folder cannot be written, the disk is full, or another program
+            has left checkpoints there.
     """
     policies = ocp.training
     with files.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if hosts.is_first():
-            for path in folder.iterdir():
-                if path.name.isdigit() and not (path / SEAL).is_file():
-                    shutil.rmtree(path)
+            _clear(folder)
         hosts.barrier()
         checkpointer = policies.Checkpointer(
             folder.absolute(),
@@ -62,6 +61,25 @@ def open_checkpoints(
                 checkpointer.close()
         raise
     checkpointer.close()
+
+
+def _clear(folder):
+    """Removes a checkpoint that was being saved when its process was killed."""
+    beginning = _beginning(folder)
+    for path in folder.iterdir():
+        if not path.name.isdigit() or (path / SEAL).is_file():
+            continue
+        if not beginning.is_file() or beginning.read_text() != path.name:
+            raise StorageError(
+                f"{path} was not made by this run, which keeps its checkpoints there: "
+                "move it elsewhere, or choose another --workdir."
+            )
+        shutil.rmtree(path)
+
+
+def _beginning(folder):
+    """The file that says which checkpoint in `folder` is begun and has no checksums."""
+    return folder.with_name(f".{folder.name}.begun")
 
 
 def exist(folder: pathlib.Path) -> bool:
@@ -91,18 +109,18 @@ def save(
     """
     state = parallel.of_all_processes(state, split=split)
     path = pathlib.Path(checkpointer.directory) / str(step)
+    if hosts.is_first():
+        with files.atomic_write(_beginning(path.parent)) as temporary:
+            temporary.write_text(path.name)
     try:
         if checkpointer.save(step, state, force=force) and hosts.is_first():
             _seal(path)
-    except StorageError:
+    except Exception as error:
+        if number := files.storage_errno(error):
+            raise StorageError(
+                f"Cannot write checkpoint {path}: {files.HINTS[number]}."
+            ) from error
         raise
-    except Exception as error:  # TensorStore reports a full disk as ValueError.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise StorageError(
-            f"Cannot write checkpoint {path} "
-            f"({reason[0][:200]}). Free some disk space; earlier checkpoints are kept "
-            "and the same command goes on from there."
-        ) from error
 
 
 def restore_or(
@@ -146,10 +164,8 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
         CheckpointError: There is none, it is damaged, or it holds several.
     """
     # Orbax names a step's folder by its number, Flax with a word before it.
-    numbers = {path: path.name.removeprefix("checkpoint_") for path in folder.glob("*")}
-    steps = {
-        path: int(number) for path, number in numbers.items() if number.isdecimal()
-    }
+    numbers = [(p, p.name.removeprefix("checkpoint_")) for p in folder.glob("*")]
+    steps = {p: int(number) for p, number in numbers if number.isdecimal()}
     path = max(steps, key=steps.__getitem__, default=folder)
     problem = problem_of(path)
     try:
@@ -235,7 +251,9 @@ def problem_of(path: pathlib.Path, owner: str | None = None) -> str:
     try:
         seal = files.read_object(path / SEAL)
         sums, run = dict(seal["files"]), str(seal["run"])
-    except (CheckpointError, KeyError, TypeError, ValueError):
+    except CheckpointError as error:
+        return str(error)
+    except (KeyError, TypeError, ValueError):
         return f"{SEAL} is damaged"
     if owner is not None and run and run != owner:
         return "it is of another run"
@@ -279,7 +297,11 @@ def _reason(error):
 
 
 def _refused(path, reason):
-    return CheckpointError(
-        f"Checkpoint {path} cannot be restored ({reason}). It is damaged or of another "
-        "network or run: delete that folder to go on from an earlier one."
-    )
+    if "cannot be read" in reason:
+        remedy = "Check its permissions and the disk."
+    else:
+        remedy = (
+            "It is damaged or of another network or run: delete that folder to go on "
+            "from an earlier one."
+        )
+    return CheckpointError(f"Checkpoint {path} cannot be restored ({reason}). {remedy}")

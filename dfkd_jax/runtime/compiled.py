@@ -2,7 +2,8 @@
 
 JAX keeps them, but writes each in place and never writes one again: a process that was
 killed, or a disk that was full, leaves half a program, on which every later start would
-stumble. Here it is deleted when it is found.
+stumble. Here it is deleted when it is found, if it is this user's own: folders may be
+shared, and what cannot be read need not be damaged.
 """
 
 import contextlib
@@ -18,8 +19,11 @@ import jax
 from dfkd_jax.runtime import progress
 
 TEXTS = {
-    "reading": "Compiled programs in {folder} were damaged, as by a kill ({reason}): "
+    "damaged": "Compiled programs in {folder} were damaged, as by a kill ({reason}): "
     "they are compiled again.",
+    "reading": "Compiled programs in {folder} cannot be read ({reason}): they are "
+    "compiled at every start. Check the permissions, or set JAX_COMPILATION_CACHE_DIR "
+    "to another folder.",
     "writing": "Compiled programs cannot be kept in {folder} ({reason}): every start "
     "compiles again. Set JAX_COMPILATION_CACHE_DIR to another folder.",
 }
@@ -53,12 +57,21 @@ def _mend(folder):
             others(message, *args, **kwargs)
             return
         doing, name, reason = trouble.groups()
-        with contextlib.suppress(OSError):
-            for path in folder.glob(f"{glob.escape(name)}-*"):
-                path.unlink()
+        own = [path for path in folder.glob(f"{glob.escape(name)}-*") if _is_own(path)]
+        if own and (doing == "writing" or "[Errno" not in reason):
+            doing = "damaged" if doing == "reading" else doing
+            for path in own:
+                path.unlink(missing_ok=True)
         if doing not in said:  # Once: a full disk is in the way of every program.
             said.add(doing)
             progress.warn(TEXTS[doing].format(folder=folder, reason=reason))
 
     warnings.showwarning = show
     warnings.filterwarnings("always", TROUBLE)  # Not the first of each name alone.
+
+
+def _is_own(path):
+    """Whether this user made the file, and may read and delete it."""
+    with contextlib.suppress(OSError):
+        return path.lstat().st_uid == os.geteuid() and os.access(path, os.R_OK)
+    return False

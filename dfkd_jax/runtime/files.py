@@ -13,9 +13,26 @@ from typing import Any
 from dfkd_jax.errors import CheckpointError, StorageError
 
 ELSEWHERE = "write elsewhere (--workdir, --output)"
+OWNED = "dfkd_jax\n"  # In the lock file of a folder that is not somebody else's.
 CHECKSUM = "checksum"  # Key of a sealed JSON object.
-MOST_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
 GOES_ON = "What was finished is kept; the same command goes on from there"
+
+HINTS = {
+    errno.ENOSPC: f"the disk is full (bytes or inodes); free some space. {GOES_ON}",
+    errno.EDQUOT: f"your disk quota is used up; free some space. {GOES_ON}",
+    errno.EROFS: f"the file system is read-only; {ELSEWHERE}",
+    errno.EACCES: f"permission denied; {ELSEWHERE}",
+    errno.EPERM: f"it is not permitted; {ELSEWHERE}",
+    errno.ENOTDIR: f"a file is in the way; {ELSEWHERE}",
+    errno.EEXIST: f"a file is in the way; {ELSEWHERE}",
+    errno.EISDIR: f"a folder is in the way; {ELSEWHERE}",
+    errno.ELOOP: f"its symbolic links lead in a circle; {ELSEWHERE}",
+    errno.ENAMETOOLONG: f"its name is too long; {ELSEWHERE}",
+    errno.EFBIG: f"a file may not be that large here; {ELSEWHERE}",
+    errno.EIO: "the disk does not work (input/output error); check it",
+    errno.ESTALE: "the network file system lost it (stale file handle); mount it again",
+}
 
 
 @contextlib.contextmanager
@@ -24,15 +41,23 @@ def storage_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = {
-            errno.ENOSPC: f"the disk is full; free some space. {GOES_ON}",
-            errno.EDQUOT: f"your disk quota is used up; free some space. {GOES_ON}",
-            errno.EROFS: f"the file system is read-only; {ELSEWHERE}",
-            errno.EACCES: f"permission denied; {ELSEWHERE}",
-            errno.ENOTDIR: f"a file is in the way; {ELSEWHERE}",
-            errno.EEXIST: f"a file is in the way; {ELSEWHERE}",
-        }.get(error.errno, error.strerror or str(error))
+        hint = HINTS.get(error.errno, error.strerror or str(error))
         raise StorageError(f"Cannot write {path}: {hint}.") from error
+
+
+def storage_errno(error: BaseException | None) -> int:
+    """The number of the storage error behind `error`; 0 where it is none.
+
+    TensorStore reports a full disk as ValueError, with the system's words in it.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in HINTS:
+            return error.errno
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return 0
 
 
 def sync(path: pathlib.Path) -> None:
@@ -68,14 +93,12 @@ def _held(temporary, path):
     while True:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not take_lock(descriptor, path):
+                raise StorageError(
+                    f"{path} is being written by another process: wait for it, or "
+                    f"{ELSEWHERE}."
+                )
             held = os.fstat(descriptor).st_ino == os.stat(temporary).st_ino
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StorageError(
-                f"{path} is being written by another process: wait for it, or "
-                f"{ELSEWHERE}."
-            ) from None
         except FileNotFoundError:
             held = False
         except BaseException:
@@ -106,40 +129,43 @@ def write_json(path: pathlib.Path, value: Any, *, sealed: bool = False) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: pathlib.Path, *, most_bytes: int = MOST_JSON_BYTES) -> Any:
+def read_json(path: pathlib.Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The JSON in `path`, without the checksum of a sealed object.
 
     Raises:
         CheckpointError: It is not there, no JSON, too large, or not what was written.
     """
     try:
-        content = read_bytes(path, most_bytes=most_bytes)
+        content = read_bytes(path, max_bytes=max_bytes)
         value = json.loads(content.decode())
         if isinstance(value, dict) and CHECKSUM in value:
             wanted = value.pop(CHECKSUM)
             if digest(value) != wanted:
                 raise ValueError("its content is not what was written")
         return value
-    # A deep nest of brackets exceeds the recursion limit.
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}): delete it to have it made again, or "
-            "name another."
+            f"{path} cannot be read ({error.strerror}): check the path, its "
+            "permissions and the disk."
+        ) from error
+    except (ValueError, RecursionError) as error:  # Recursion: a nest of brackets.
+        raise CheckpointError(
+            f"{path} is damaged ({error}): if dfkd_jax made it, delete it to have it "
+            "made again; or name another."
         ) from error
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Likewise, where it must be an object."""
+    """The JSON object in `path`; see `read_json`."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"{path} holds {type(value).__name__} in place of an object: delete it to "
-            "have it made again, or name another."
+            f"{path} holds {type(value).__name__} in place of an object: name another."
         )
     return value
 
 
-def read_bytes(path: pathlib.Path, *, most_bytes: int) -> bytes:
+def read_bytes(path: pathlib.Path, *, max_bytes: int) -> bytes:
     """What a regular file holds.
 
     Raises:
@@ -150,9 +176,9 @@ def read_bytes(path: pathlib.Path, *, most_bytes: int) -> bytes:
         code = errno.EINVAL if path.exists() else errno.ENOENT
         raise OSError(code, "no file" if path.exists() else os.strerror(code))
     with open(path, "rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes:,} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes:,} bytes")
     return content
 
 
@@ -171,23 +197,107 @@ def ends_with_newline(path: pathlib.Path) -> bool:
         return file.read(1) == b"\n"
 
 
-@contextlib.contextmanager
-def lock(folder: pathlib.Path) -> Iterator[None]:
-    """Holds `folder` for this process; the kernel lets go when the process ends.
+def take_lock(file: Any, path: pathlib.Path, *, wait: bool = False) -> bool:
+    """Whether the open `file` is locked now, by this process, until it is closed.
 
     Raises:
-        StorageError: Another process holds it, or it cannot be written.
+        StorageError: The file system has no locks.
     """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be locked ({error.strerror}), and without a lock two "
+            "processes could spoil it: name a folder on a file system with locks, such "
+            "as a local disk."
+        ) from error
+    return True
+
+
+def check_replaceable(path: pathlib.Path, mark: str) -> None:
+    """Refuses to write over what an earlier call of the same command did not write.
+
+    Args:
+        path: What is to be written; it need not be there.
+        mark: What a file of the command begins with, or has near its beginning.
+
+    Raises:
+        StorageError: Something else is there.
+    """
+    with storage_errors(path):
+        if not os.path.lexists(path):
+            return
+        text = ""
+        if path.is_file():
+            with open(path, errors="replace") as file:
+                text = file.read(1_000)
+    if mark not in text:
+        raise StorageError(
+            f"{path} is there already, and this command did not write it: name another."
+        )
+
+
+def check_owned(folder: pathlib.Path, record: str) -> None:
+    """Refuses a folder with somebody else's files, before anything is put into it.
+
+    Names with a dot in front, which file managers leave behind, do not count.
+
+    Args:
+        folder: It need not be there.
+        record: Name of the sealed JSON that a folder of dfkd_jax holds.
+
+    Raises:
+        StorageError: Neither lock file nor record say that it is dfkd_jax's.
+    """
+    names = []
+    with storage_errors(folder), contextlib.suppress(FileNotFoundError):
+        names = sorted(os.listdir(folder))
+    others = [name for name in names if not name.startswith(".")]
+    if not others or OWNED in _text(folder / ".lock"):
+        return
+    if f'"{CHECKSUM}": ' not in _text(folder / record):
+        raise StorageError(
+            f"{folder} is not empty ({', '.join(others[:3])}"
+            f"{', …' if len(others) > 3 else ''}) and was not made by dfkd_jax: choose "
+            "another folder. Nothing in it was changed."
+        )
+
+
+def _text(path):
+    try:
+        return read_bytes(path, max_bytes=MAX_JSON_BYTES).decode(errors="replace")
+    except (OSError, ValueError):
+        return ""
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, *, record: str = "") -> Iterator[None]:
+    """Holds `folder` for this process; the kernel lets go when the process ends.
+
+    Args:
+        folder: Made if it is not there.
+        record: See `check_owned`; empty for a folder that others may use, too.
+
+    Raises:
+        StorageError: Another process holds it, it is somebody else's, or it cannot be
+            written.
+    """
+    if record:
+        check_owned(folder, record)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 - held open on purpose.
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise StorageError(
-            f"{folder} is in use by another process: wait for it, or choose another "
-            "--workdir."
-        ) from None
+        file = open(folder / ".lock", "a+")  # noqa: SIM115 - held open on purpose.
     with file:
+        if not take_lock(file, folder):
+            raise StorageError(
+                f"{folder} is in use by another process: wait for it, or choose "
+                "another --workdir."
+            )
+        with storage_errors(folder):
+            file.seek(0)
+            if record and OWNED not in file.read():
+                file.write(OWNED)
+                file.flush()
         yield

@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from dfkd_jax.errors import ConfigError, DfkdError, ProcessError
+from dfkd_jax.errors import ConfigError, DfkdError, ProcessError, StorageError, shown
 from dfkd_jax.runtime import progress, stopping
 
 T = TypeVar("T")
@@ -53,6 +53,13 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this is the process that prints and writes results."""
     return _index == 0
+
+
+def backends_started() -> bool:
+    """Whether JAX has been used, so that its flags and devices can change no more."""
+    from jax._src import xla_bridge  # Every public way starts them.
+
+    return xla_bridge.backends_are_initialized()
 
 
 def own_part(sequence: Sequence[T]) -> Sequence[T]:
@@ -110,7 +117,7 @@ def join(
         ConfigError: The flags are incomplete or impossible.
         ProcessError: The processes did not meet.
     """
-    found = _named(coordinator, num_processes, process_id)
+    found = named(coordinator, num_processes, process_id)
     if found is None and detect:
         found = _detected()
     if found is None or found[1] < 2:
@@ -145,18 +152,39 @@ def join(
     _index, _count, _client = place, number, distributed.global_state.client
 
 
-def _named(coordinator, num_processes, process_id):
-    given = (bool(coordinator), num_processes is not None, process_id is not None)
-    if not any(given):
-        return None
-    if not all(given):
+def named(
+    coordinator: str, num_processes: int | None, process_id: int | None
+) -> tuple[Any, ...] | None:
+    """Coordinator, number, place and devices as the flags say, or None without any.
+
+    Raises:
+        ConfigError: The flags are incomplete or impossible.
+    """
+    flags = {
+        "--coordinator": coordinator or None,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    if num_processes is not None and num_processes < 1:
         raise ConfigError(
-            "--coordinator, --num_processes and --process_id belong together: give all "
-            "three, or none."
+            f"--num_processes={num_processes}: must be at least 1; leave it out for a "
+            "run of one process."
         )
-    if not re.fullmatch(r"\S+:\d+", coordinator):
+    missing = [flag for flag, value in flags.items() if value is None]
+    if len(missing) == len(flags):
+        return None
+    if missing:
         raise ConfigError(
-            f"--coordinator={coordinator}: must be host:port of process 0."
+            f"{', '.join(flags)} belong together: give {' and '.join(missing)}, too, "
+            "or none of them."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not re.fullmatch(r"[^\s/]+", host) or not (
+        re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
+    ):
+        raise ConfigError(
+            f"--coordinator={shown(coordinator)}: must be host:port of process 0, with "
+            "a port from 1 to 65535."
         )
     if not 0 <= process_id < num_processes:
         raise ConfigError(
@@ -164,6 +192,23 @@ def _named(coordinator, num_processes, process_id):
             f"--num_processes={num_processes}."
         )
     return coordinator, num_processes, process_id, None
+
+
+def check_backend() -> None:
+    """Raises ConfigError where JAX has not the devices that JAX_PLATFORMS asks for."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+        reason = f" ({_first_line(error)})"
+        if not asked:
+            raise ConfigError(f"JAX cannot use its devices{reason}.") from error
+        raise ConfigError(
+            f"JAX_PLATFORMS={asked}: JAX has no such devices here{reason}. Set "
+            "JAX_PLATFORMS=cpu or unset it; GPUs and TPUs need the extra gpu or tpu."
+        ) from error
 
 
 def _detected():
@@ -213,20 +258,28 @@ def leave(status: int) -> None:
 def ending_together() -> Iterator[None]:
     """Around a run: waits for the verdict where another process may have died.
 
-    A collective or a barrier with a dead process can fail before JAX knows that it is
-    dead. An error that this process has by itself passes at once.
+    A collective, a barrier or a checkpoint with a dead process can fail, with any kind
+    of error, before JAX knows that it is dead. An error that this process has by itself
+    passes at once.
     """
     try:
         yield
     except Exception as error:
         if _count == 1:
             raise
-        if isinstance(error.__cause__ or error, RuntimeError):  # As JAX's own are.
+        if not _by_itself(error):
             time.sleep(SILENT_SECONDS + 20)  # JAX ends this process meanwhile.
         if isinstance(error, DfkdError):
             raise
         traceback.print_exc()
         leave(1)
+
+
+def _by_itself(error):
+    """Whether an error has nothing to do with other processes."""
+    cause = error.__cause__
+    own = cause is None or isinstance(cause, DfkdError | OSError)
+    return isinstance(error, StorageError) or (isinstance(error, DfkdError) and own)
 
 
 # The parent -----------------------------------------------------------------------

@@ -9,21 +9,27 @@ only `data_parallel` spans them all: gradients are averaged over every device th
 """
 
 import os
+import pathlib
 import platform
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.runtime import compiled, hosts
+from dfkd_jax.runtime import compiled, hosts, places, progress
 
 AXIS = "devices"
+RIGHT_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+# From which jaxlib to before which: a flag that XLA does not know ends the process.
+KNOWN = ((0, 10, 2), (0, 13))
 _WHOLE = PartitionSpec()
 
 
@@ -37,16 +43,71 @@ def configure(*, cpu_devices: int) -> None:
     Args:
         cpu_devices: Number of CPU devices; 0 for one a core. Without effect on
             GPUs and TPUs, and where XLA_FLAGS sets the number already.
+
+    Raises:
+        ConfigError: JAX was used already, on another number of CPU devices.
     """
-    xla_flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_multi_thread_eigen" not in xla_flags:
-        os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_cpu_multi_thread_eigen=false"
-    if "xla_force_host_platform_device_count" not in xla_flags:
+    sum_rightly()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_multi_thread_eigen" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    if "xla_force_host_platform_device_count" not in flags:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        jax.config.update("jax_num_cpu_devices", cpu_devices or cores)
+        _divide_cpu(cpu_devices or cores)
     if jax.config.jax_compilation_cache_dir is None:
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        compiled.keep_in(os.path.join(root, "dfkd_jax", "compiled"))
+        compiled.keep_in(str(places.cache() / "compiled"))
+    hosts.check_backend()
+
+
+def _divide_cpu(count):
+    if not hosts.backends_started():
+        jax.config.update("jax_num_cpu_devices", count)
+    elif jax.default_backend() == "cpu" and jax.local_device_count() != count:
+        raise ConfigError(
+            f"JAX was used already, on {jax.local_device_count()} CPU devices in place "
+            f"of {count}: call configure before anything else uses JAX, or not at all."
+        )
+
+
+def sum_rightly() -> None:
+    """Keeps XLA's CPU compiler from fusing sums wrongly; a user's own setting wins.
+
+    In JAX 0.10.2 such fusions give wrong rows (jax-ml/jax#39103), in 0.11.0 some crash
+    (#39257), and all of them are slow after a difference (#37465). Call it before JAX
+    is used: XLA reads its flags once. JAX's keys of compiled programs know the flags.
+
+    Raises:
+        ConfigError: XLA_FLAGS names a file that cannot be read.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):  # XLA takes it for the name of a file.
+        try:
+            flags = " ".join(pathlib.Path(flags).read_text().split())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"XLA_FLAGS={flags} starts with no dash, so XLA reads flags from that "
+                f"file, which cannot be read ({error}): set or unset XLA_FLAGS."
+            ) from error
+    name, _, _ = RIGHT_SUMS.partition("=")
+    version = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])
+    if name not in flags and KNOWN[0] <= version < KNOWN[1]:
+        flags = f"{flags} {RIGHT_SUMS}"
+        if hosts.backends_started() and sums_are_wrong():
+            progress.warn(
+                f"JAX {jax.__version__} was used before dfkd_jax and sums wrongly on "
+                "this CPU. Import dfkd_jax.api before JAX is used, or set "
+                f"XLA_FLAGS={RIGHT_SUMS}."
+            )
+    os.environ["XLA_FLAGS"] = flags.strip()
+
+
+def sums_are_wrong() -> bool:
+    """Whether XLA gets a sum wrong that JAX 0.10.2 is known to get wrong on CPUs."""
+    rows = np.zeros((32_769, 3), np.float32)
+    rows[:, 0] = np.arange(len(rows))
+    matrix = jnp.eye(3)
+    squares = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(rows)
+    return not np.allclose(squares, rows[:, 0] ** 2, rtol=1e-4)
 
 
 def device_count() -> int:

@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialise
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import files
+from dfkd_jax.runtime import arrays, files
 from dfkd_jax.runtime.descriptions import Description, describe
 
 FORMAT = "dfkd_jax-1"
@@ -111,8 +111,17 @@ class TrainedNetwork:
 
         Args:
             pixels: uint8, or floats from 0 to 1; they are standardised here.
+
+        Raises:
+            CheckpointError: They are not what the network takes.
         """
-        pixels = np.asarray(pixels)
+        shape = tuple(self.description.image_shape)
+        try:
+            pixels = arrays.pixels(pixels, image_shape=shape)
+        except ValueError as error:
+            raise CheckpointError(
+                f"The network takes images {shape}: {error}."
+            ) from error
         scale = 255 if pixels.dtype == np.uint8 else 1
         mean, std = np.float32(self.description.mean), np.float32(self.description.std)
         images = jnp.asarray((pixels.astype(np.float32) / scale - mean) / std)

@@ -14,6 +14,7 @@ from dfkd_jax import __version__
 from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import files, hosts
 
+RECORD = "run.json"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 SHARED_SECONDS = 20  # For a network file system to show what another machine wrote.
 
@@ -30,10 +31,15 @@ def open_workdir(folder: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[
 
     Raises:
         CheckpointError: The folder belongs to another run; names what differs.
-        StorageError: The folder is in use, cannot be written or is not shared.
+        StorageError: The folder is in use, somebody else's, cannot be written or is not
+            shared.
     """
-    path = folder / "run.json"
-    with files.lock(folder) if hosts.is_first() else contextlib.nullcontext():
+    path = folder / RECORD
+    with (
+        files.lock(folder, record=RECORD)
+        if hosts.is_first()
+        else contextlib.nullcontext()
+    ):
         if hosts.is_first() and not path.exists():
             files.write_json(path, identity, sealed=True)
         _meet_in(folder)
@@ -71,7 +77,7 @@ def _meet_in(folder):
 
 def mark(folder: pathlib.Path) -> str:
     """What tells the files of the run in `folder` from another's; empty without one."""
-    path = folder / "run.json"
+    path = folder / RECORD
     return files.sha256(path) if path.is_file() else ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from dfkd_jax.errors import StorageError
 from dfkd_jax.reporting import figures
-from dfkd_jax.runtime import files, progress
+from dfkd_jax.runtime import files, progress, workdir
 from dfkd_jax.sweeps import outcome, sharing
 from dfkd_jax.sweeps.plan import Run
 
@@ -94,7 +94,7 @@ def log_of(run: Run) -> pathlib.Path:
 def _start(run, *, pictures):
     log = log_of(run)
     environment = {} if pictures else {figures.SWITCH: "off"}
-    with files.storage_errors(log), open(log, "wb") as file:
+    with files.storage_errors(log), open(log, "ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "dfkd_jax.sweeps.child", *run.arguments],
             stdin=subprocess.PIPE,  # Closed when this process ends; see `child`.
@@ -114,7 +114,7 @@ def wait_until_free(folder: pathlib.Path) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with files.lock(folder):
+            with files.lock(folder, record=workdir.RECORD):
                 return
         except StorageError as error:
             if isinstance(error.__cause__, OSError) or time.monotonic() > deadline:

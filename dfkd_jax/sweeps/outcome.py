@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.reporting.settings import short_text
-from dfkd_jax.runtime import files, progress
-from dfkd_jax.runtime.workdir import compare
+from dfkd_jax.runtime import files, progress, records
+from dfkd_jax.runtime.workdir import RECORD, compare
 from dfkd_jax.sweeps import sharing
 from dfkd_jax.sweeps.plan import Run
 
@@ -22,7 +22,7 @@ FORMAT = "dfkd_jax-sweep-1"
 def results(run: Run) -> dict[str, Any]:
     """`results.json` of a run; empty where there is none yet."""
     path = run.workdir / "results.json"
-    return files.read_json(path) if path.exists() else {}
+    return records.read(path) if path.exists() else {}
 
 
 def accuracy(run: Run) -> float | None:
@@ -48,14 +48,25 @@ def differences(run: Run) -> list[str]:
     path = run.workdir / "run.json"
     if not path.exists():
         return []
-    before = files.read_json(path)["config"]
     now = dataclasses.asdict(run.settings)
-    return compare(before, {key: now[key] for key in now if key in before})
+    with records.as_written(path):
+        before = records.read(path)["config"]
+        return compare(before, {key: now[key] for key in now if key in before})
 
 
-def check_workdirs(runs: Sequence[Run]) -> None:
-    """Raises CheckpointError where a work directory was made with other settings."""
+def check_workdirs(runs: Sequence[Run], output: pathlib.Path) -> None:
+    """Before a sweep starts: whether its folders and `sweep.json` are its own.
+
+    Raises:
+        CheckpointError: A work directory was made with other settings.
+        StorageError: One, or `output`, was not made by dfkd_jax.
+    """
+    if output.exists() and files.read_object(output).get("format") != FORMAT:
+        raise StorageError(
+            f"{output} is no sweep's and is left alone: choose another --workdir."
+        )
     for run in runs:
+        files.check_owned(run.workdir, RECORD)
         if found := differences(run):
             raise CheckpointError(
                 f"{run.workdir} was made with other settings: {'; '.join(found[:5])}. "
@@ -130,7 +141,11 @@ def _row(runs, failed):
 
 
 def _figures(run, split):
-    found = results(run)
+    with records.as_written(run.workdir / "results.json"):
+        return _figures_of(run, results(run), split)
+
+
+def _figures_of(run, found, split):
     teacher, student = found["teacher"], found["student"]
     figures = {
         "seed": run.seed,

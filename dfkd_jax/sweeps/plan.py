@@ -14,10 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
-from dfkd_jax import command_line, config
+from dfkd_jax import config, config_files
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.reporting.settings import describe, flatten, short_text
 
@@ -198,7 +195,7 @@ def plan(
         ConfigError: A setting is unknown, a value impossible or a choice given twice.
     """
     combinations = combine(axes)
-    known = _settings([f"--config={config_file}"])
+    known = _settings(_arguments(config_file, fixed, {}))
     for key in dict.fromkeys([*fixed, *(key for c in combinations for key in c)]):
         _check_key(key, known)
     made = []
@@ -238,18 +235,10 @@ def plan(
 
 def _settings(arguments):
     """The settings that arguments of `dfkd_jax.main` give, read as it reads them."""
-    file, *changes = arguments
-    argv = ["", *changes]
-    values = flags.FlagValues()
-    with command_line.flag_errors(argv):
-        config_flags.DEFINE_config_dict(
-            "config",
-            command_line.read_config(file.removeprefix("--config=")),
-            flag_values=values,
-            sys_argv=argv,
-        )
-        values(argv)
-        settings = config.parse(values.config.to_dict())
+    file, *texts = (argument.partition("=") for argument in arguments)
+    settings = config_files.read_settings(
+        file[2], {key.removeprefix("--config."): text for key, _, text in texts}
+    )
     if isinstance(settings, config.TeacherTrainingConfig):
         raise ConfigError(
             f"{arguments[0]} trains a teacher; sweeps are of students: name the config "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfkd_jax.errors import DfkdError
-from dfkd_jax.runtime import files
+from dfkd_jax.runtime import files, records
 from dfkd_jax.sweeps.plan import Run
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
@@ -29,7 +29,7 @@ def is_source(run: Run) -> bool:
     if not run.transfer_set or not seconds.is_file() or origin(run):
         return False
     try:
-        if "distillation" not in files.read_json(seconds):
+        if "distillation" not in records.read(seconds):
             return False
         return not TransferSet.existing(run.workdir / FOLDER).missing()
     except DfkdError:
@@ -59,7 +59,7 @@ def share(source: Run, run: Run) -> None:
                 _link(path, partial / path.name)
             elif path.suffix in (".json", ".jsonl"):  # Written to as the run goes on.
                 shutil.copyfile(path, partial / path.name)
-        seconds = files.read_json(source.workdir / "seconds.json")
+        seconds = records.read(source.workdir / "seconds.json")
         files.write_json(
             run.workdir / ORIGIN,
             {"run": source.address, "seconds": seconds.get("synthesis", 0.0)},
@@ -77,4 +77,4 @@ def _link(path, target):
 def origin(run: Run) -> dict[str, Any]:
     """Who made the transfer set of `run`, in how many seconds; empty if itself."""
     path = run.workdir / ORIGIN
-    return files.read_json(path) if path.exists() else {}
+    return files.read_object(path) if path.exists() else {}

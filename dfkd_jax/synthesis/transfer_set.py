@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import files, hosts
+from dfkd_jax.settings import MAX_SHARDS
 
 FORMAT = "dfkd_jax-transfer-set-1"
 SUMS = ("images_sha256", "labels_sha256")
 MOST_LINE = 1_000  # Characters.
-MOST_SHARDS = 1_000_000
 MOST_NUMBERS = 2**32  # In a shard.
 # Half of what the system lets a process have open, which is often 1,024.
 OPEN_FILES = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4_096)
@@ -75,7 +75,7 @@ class Manifest:
             return "sizes must be whole numbers above 0"
         if self.format != FORMAT or len(self.image_shape) != 3:
             return f"format {self.format!r}, image_shape {list(self.image_shape)}"
-        if self.num_images % self.shard_size or self.num_shards > MOST_SHARDS:
+        if self.num_images % self.shard_size or self.num_shards > MAX_SHARDS:
             return f"{self.num_images} images in shards of {self.shard_size}"
         numbers = self.shard_size * max(math.prod(self.image_shape), self.num_classes)
         return f"{numbers} numbers in a shard" if numbers > MOST_NUMBERS else ""
@@ -89,6 +89,7 @@ class TransferSet:
 
         Raises:
             CheckpointError: `folder` holds a transfer set of other settings.
+            StorageError: It holds arrays that are of no transfer set.
         """
         self._open: dict[tuple[int, int], int] = {}
         weakref.finalize(self, _close, self._open)
@@ -104,9 +105,15 @@ class TransferSet:
             if files.read_object(path) != wanted:
                 raise CheckpointError(
                     f"{path} belongs to another teacher or other settings: choose "
-                    "another --workdir, or delete that folder."
+                    "another --workdir."
                 )
         elif hosts.is_first():
+            strange = next(folder.glob("*.npy"), None)
+            if strange and not any(folder.glob("shards*.jsonl")):
+                raise StorageError(
+                    f"{strange} was not made by dfkd_jax, which keeps shards there: "
+                    "move it elsewhere, or choose another --workdir."
+                )
             files.write_json(path, wanted, sealed=True)
         self._set = files.digest(wanted)
         self._shards = self._read_index()
@@ -275,8 +282,8 @@ class TransferSet:
         except OSError as error:
             reason = error.strerror
         raise CheckpointError(
-            f"Cannot read {self.paths(shard)[number]} ({reason}): delete it and give "
-            "the same command again to have it made again."
+            f"Cannot read {self.paths(shard)[number]} ({reason}): check its "
+            "permissions, or delete it to have the same command make it again."
         )
 
     def _file(self, shard, number):
@@ -300,7 +307,7 @@ def _lines(path):
     if not _is_plain_file(path):
         return
     with open(path, encoding="utf-8", errors="replace") as file:
-        for _ in range(2 * MOST_SHARDS):
+        for _ in range(2 * MAX_SHARDS):
             line = file.readline(MOST_LINE)
             if not line:
                 return
@@ -315,6 +322,10 @@ def _is_plain_file(path):
 def _sha256(path):
     try:
         return files.sha256(path)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check its permissions."
+        ) from error
     except OSError:
         return ""  # A bad block of the disk, say.
 

@@ -156,7 +156,7 @@ def test_damaged_records_are_named_with_the_remedy(tmp_path, damage):
     path = folder / "mnist-test.array_record-00000-of-00001"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(
-        DataUnavailableError, match=r"damaged.*Delete that folder"
+        DataUnavailableError, match=r"damaged.*Move that folder"
     ) as caught:
         tfds.load("mnist", "test", data_dir=str(tmp_path))
     assert str(folder) in str(caught.value)

@@ -4,6 +4,13 @@ import pytest
 from dfkd_jax.reporting import findings, run_files
 from dfkd_jax.runtime import writers
 
+NOISE = np.random.default_rng(1).normal(size=(100, 8, 8, 1))
+DARK = -1.5  # Standardised; not so dark that pixels are clipped.
+ONE_CLASS = "One class has most of the pseudo samples"
+BLANK = "Many pseudo samples are blank"
+TWINS = "Many pseudo samples are the same picture"
+ALIKE = "Pseudo samples are all alike"
+
 
 def titles(folder):
     return [finding.title for finding in findings.find(run_files.read(folder))]
@@ -115,23 +122,71 @@ def test_soft_labels_that_are_alike(maker):
     ]
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.5, []), (0.6, [ONE_CLASS])])
+def test_one_class_dominates_the_labels(maker, share, expected):
+    soft = np.full((100, 10), 0.01)
+    most = np.arange(100) < 100 * share
+    soft[np.arange(100), np.where(most, 3, np.arange(100) % 10)] = 0.91
+    folder = maker.make(soft=soft)
+    assert titles(folder) == expected
+    assert findings.of_transfer_set(folder) == findings.warnings(folder)
+    for finding in findings.find(run_files.read(folder)):
+        assert "3 is the likeliest class of 64% of the soft labels" in finding.text
+
+
 def test_images_that_are_alike(maker):
     images = np.broadcast_to(np.linspace(-1, 1, 64).reshape(8, 8, 1), (100, 8, 8, 1))
-    assert titles(maker.make(images=images)) == ["Pseudo samples are all alike"]
+    assert titles(maker.make(images=images)) == [TWINS, ALIKE]
+
+
+def some(count, others):
+    return np.where(np.arange(100)[:, None, None, None] < count, others, NOISE)
 
 
 @pytest.mark.parametrize(
-    ("cross_entropy", "expected"),
-    [(2.31, ["Pseudo samples are not what their labels say"]), (2.29, [])],
+    ("images", "expected"),
+    [
+        (some(10, DARK), []),
+        (some(11, DARK), [BLANK]),
+        (some(100, DARK), [BLANK, ALIKE]),
+        (some(11, 0.5 + 0.01 * NOISE), [BLANK]),
+        (some(45, DARK + 0.12 * NOISE), []),  # Dark, and still of use.
+        (some(45, DARK + 0.07 * NOISE), [BLANK]),
+        (0.15 * NOISE, []),  # A data set of little contrast.
+        (some(25, NOISE[:1]), []),
+        (some(26, NOISE[:1]), [TWINS]),
+        (some(50, NOISE[:1] + 0.01 * NOISE), [TWINS]),
+        (some(50, NOISE[:1] + 0.2 * NOISE), []),
+    ],
 )
-def test_images_no_nearer_to_their_labels_than_chance(maker, cross_entropy, expected):
+def test_images_that_are_blank_or_the_same(maker, images, expected):
+    folder = maker.make(images=images)
+    assert titles(folder) == expected
+    said = findings.of_transfer_set(folder)
+    assert [text.split(".")[0] for text in said] == expected
+    assert said == findings.warnings(folder)
+
+
+UNREACHED = "Pseudo samples are not what their labels say"
+
+
+@pytest.mark.parametrize(
+    ("missed", "expected"),
+    [(0.0, []), (0.65, []), (0.75, [UNREACHED]), (3, [UNREACHED])],
+)
+def test_images_in_which_the_teacher_does_not_find_their_labels(
+    maker, missed, expected
+):
+    """By the part of what soft labels tell that its answers miss."""
     folder = maker.make()
+    labels = run_files.read(folder).sample.labels
+    reached = findings.entropy(labels).mean()
+    lost = reached + missed * findings.information(labels)
     with writers.open_writer(folder / "metrics.jsonl", stage="synthesis") as writer:
-        writer.write_scalars(100, {"cross_entropy": cross_entropy})
+        writer.write_scalars(100, {"cross_entropy": float(lost)})
     assert titles(folder) == expected
     for finding in findings.find(run_files.read(folder)):
-        assert "is 2.31; " in finding.text
-        assert "would have 2.30" in finding.text
+        assert f"is {lost:.2f}; {reached:.2f} is what it can come" in finding.text
 
 
 @pytest.mark.parametrize(

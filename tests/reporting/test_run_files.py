@@ -1,10 +1,13 @@
+import contextlib
+import itertools
 import json
 
 import numpy as np
 import pytest
 
-from dfkd_jax.errors import CheckpointError
-from dfkd_jax.reporting import run_files
+from dfkd_jax import verify
+from dfkd_jax.errors import CheckpointError, DfkdError
+from dfkd_jax.reporting import pages, run_files
 from dfkd_jax.runtime import files
 
 
@@ -132,7 +135,7 @@ def test_damaged_drawn_labels_are_left_out(maker, damage):
     ("content", "message"),
     [
         (None, "is no work directory"),
-        ("{", "cannot be read"),
+        ("{", "is damaged"),
         (json.dumps({"config": {"name": "t"}}), "teacher training"),
     ],
 )
@@ -189,3 +192,42 @@ def test_records_of_strangers(maker, changes):
     files.write_json(folder / "run.json", identity | changes)
     with pytest.raises(CheckpointError, match=r"run\.json"):
         run_files.read(folder)
+
+
+MAX_PLACES = 4  # A page takes a while.
+
+
+def _places(value, path=()):
+    """Every place of a JSON value; of a list, the first element stands for all."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, item in items:
+        if isinstance(item, dict | list):
+            yield from _places(item, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def _with(value, path, new):
+    if not path:
+        return new
+    changed = value.copy()
+    changed[path[0]] = _with(value[path[0]], path[1:], new)
+    return changed
+
+
+@pytest.mark.parametrize("name", ["run.json", "results.json", "seconds.json"])
+def test_any_value_of_any_record_may_be_wrong(maker, name):
+    """Reports and `verify` say so in their own words, or do without it."""
+    pytest.importorskip("jinja2", reason="the extra plots")
+    folder = maker.make()
+    path = folder / name
+    before = files.read_object(path)
+    hostile = itertools.cycle(["x", None, [], {}, -1, True, 1e300, [["x"]], {"x": "x"}])
+    places = [place for place in _places(before) if "config" not in place[:-1]]
+    for place in places[:: max(1, len(places) // MAX_PLACES)]:
+        path.write_text(json.dumps(_with(before, place, next(hostile))))
+        with contextlib.suppress(DfkdError):
+            pages.write(folder)
+        with contextlib.suppress(DfkdError):
+            list(verify.check(folder, verify.Sources()))

@@ -213,3 +213,50 @@ def test_killed_between_saving_and_its_checksums(tmp_path):
     (tmp_path / "10" / checkpoints.SEAL).unlink()
     assert_same(restore(tmp_path, make_state(0)), make_state(5))
     assert not (tmp_path / "10").exists()
+
+
+def test_what_this_run_did_not_save_is_never_removed(tmp_path):
+    """Whether it lay there before, or came between two starts."""
+    save(tmp_path / "student", [5])
+    foreign = tmp_path / "student" / "100" / "_METADATA"
+    foreign.parent.mkdir()
+    foreign.write_text("Orbax's")
+    with pytest.raises(StorageError, match="student/100 was not made by this run"):
+        save(tmp_path / "student", [10])
+    assert foreign.read_text() == "Orbax's"
+    foreign.unlink()
+    foreign.parent.rmdir()
+    assert_same(restore(tmp_path / "student", make_state(0)), make_state(5))
+
+
+class Broken:
+    """A checkpointer that cannot save."""
+
+    def __init__(self, folder, error):
+        self.directory, self._error = folder, error
+
+    def save(self, *_, **__):
+        raise self._error
+
+
+def test_only_storage_errors_speak_of_the_disk(tmp_path):
+    """What a peer that was killed makes of a collective is none."""
+    gloo = Broken(tmp_path / "student", ValueError("Gloo AllGather failed"))
+    with pytest.raises(ValueError, match="Gloo"):
+        checkpoints.save(gloo, 1, make_state(1))
+    full = Broken(tmp_path / "student", ValueError("ENOSPC: No space left on device"))
+    with pytest.raises(StorageError, match="student/1: the disk is full"):
+        checkpoints.save(full, 1, make_state(1))
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    save(tmp_path, [5])
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoints.files, "sha256", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied") as error:
+        restore(tmp_path, make_state(0))
+    assert "damaged" not in str(error.value)
+    assert "delete" not in str(error.value)

@@ -3,6 +3,11 @@
 import os
 import subprocess
 import sys
+import warnings
+
+import pytest
+
+from dfkd_jax.runtime import compiled
 
 PROGRAM = """
 import resource, sys
@@ -53,3 +58,37 @@ def test_a_disk_that_fills_up_leaves_no_half_programs(tmp_path):
     assert kept(tmp_path) == {}
     assert start(tmp_path) == []
     assert len(kept(tmp_path)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "owner", "left", "said"),
+    [
+        ("ZlibError: incomplete stream", 0, ["jit_g-1-cache"], "were damaged"),
+        ("ZlibError: incomplete stream", 1, None, "cannot be read"),
+        ("PermissionError: [Errno 13] Permission denied", 0, None, "cannot be read"),
+        ("OSError: [Errno 5] Input/output error", 0, None, "cannot be read"),
+    ],
+)
+def test_only_what_is_damaged_and_ones_own_is_deleted(
+    tmp_path, monkeypatch, reason, owner, left, said
+):
+    """A folder may be shared, and what cannot be read need not be damaged."""
+    names = ["jit_f-1-cache", "jit_f-2-cache", "jit_g-1-cache"]
+    for name in names:
+        (tmp_path / name).touch()
+    heard = []
+    monkeypatch.setattr(compiled.progress, "warn", heard.append)
+    monkeypatch.setattr(compiled.os, "geteuid", lambda: os.getuid() + owner)
+    with warnings.catch_warnings():
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        compiled._mend(tmp_path)
+        for _ in range(1 if left else 2):  # Said once.
+            warnings.warn(
+                "Error reading persistent compilation cache entry for 'jit_f': "
+                + reason,
+                stacklevel=1,
+            )
+    assert sorted(os.listdir(tmp_path)) == (left or names)
+    [line] = heard
+    assert said in line
+    assert reason in line

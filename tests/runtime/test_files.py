@@ -3,6 +3,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -55,7 +56,8 @@ def test_what_is_no_json_is_named(tmp_path, content):
     path = tmp_path / "value.json"
     if content is not None:
         path.write_text(content, errors="surrogateescape")
-    with pytest.raises(CheckpointError, match=f"{path} cannot be read"):
+    problem = "cannot be read" if content is None else "is damaged"
+    with pytest.raises(CheckpointError, match=f"{path} {problem}"):
         files.read_json(path)
 
 
@@ -132,7 +134,7 @@ def write_checkpoint(folder):
         (write_weights, "the disk is full"),
         (write_shard, "the disk is full"),
         (write_metrics, "the disk is full"),
-        (write_checkpoint, "Free some disk space"),
+        (write_checkpoint, "the disk is full"),
     ],
 )
 def test_full_disk_is_one_clear_error(mount, write, hint):
@@ -152,11 +154,12 @@ def test_read_only_disk_is_one_clear_error(mount, write):
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (errno.ENOSPC, "the disk is full; free some space"),
+        (errno.ENOSPC, "the disk is full .*; free some space"),
         (errno.EDQUOT, "your disk quota is used up; free some space"),
         (errno.EROFS, r"read-only; write elsewhere \(--workdir, --output\)"),
         (errno.EACCES, r"permission denied; write elsewhere \(--workdir, --output\)"),
-        (errno.EIO, "Input/output error"),
+        (errno.EIO, "the disk does not work"),
+        (errno.EBUSY, "Device or resource busy"),
     ],
 )
 def test_storage_errors_name_the_path_and_the_remedy(tmp_path, number, text):
@@ -165,6 +168,55 @@ def test_storage_errors_name_the_path_and_the_remedy(tmp_path, number, text):
         files.storage_errors(tmp_path),
     ):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_disk_without_inodes(mount):
+    folder = mount("nr_inodes=2")
+    (folder / "one").touch()
+    with pytest.raises(StorageError, match=r"the disk is full \(bytes or inodes\)"):
+        write_json(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, "words of another language"), errno.ENOSPC),
+        (ValueError("RESOURCE_EXHAUSTED: No space left on device"), errno.ENOSPC),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed"), 0),
+        (RuntimeError("the task stopped sending heartbeats"), 0),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 0),
+        (KeyError("params"), 0),
+    ],
+)
+def test_storage_errors_among_others(error, number):
+    assert files.storage_errno(error) == number
+    wrapped = ValueError("Orbax's words")
+    wrapped.__cause__ = error
+    assert files.storage_errno(wrapped) == number
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize(
+    "write", [write_json, lambda folder: files.lock(folder).__enter__()]
+)
+def test_a_file_system_without_locks_is_not_in_use(tmp_path, monkeypatch, write):
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    with pytest.raises(StorageError, match=r"cannot be locked \(No locks available\)"):
+        write(tmp_path)
+
+
+def test_a_record_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    files.write_json(tmp_path / "value.json", 1)
+    monkeypatch.setattr("builtins.open", refuse)
+    problem = r"cannot be read \(Permission denied\): check the path, its permissions"
+    with pytest.raises(CheckpointError, match=problem):
+        files.read_json(tmp_path / "value.json")
 
 
 def test_folder_under_a_file_cannot_be_locked(tmp_path):
@@ -231,10 +283,31 @@ def test_a_device_is_no_record(tmp_path):
 def test_a_record_that_is_too_large(tmp_path):
     files.write_json(tmp_path / "value.json", "x" * 100)
     with pytest.raises(CheckpointError, match="larger than 50 bytes"):
-        files.read_json(tmp_path / "value.json", most_bytes=50)
+        files.read_json(tmp_path / "value.json", max_bytes=50)
 
 
 def test_an_object_is_asked_for(tmp_path):
     files.write_json(tmp_path / "value.json", [1])
     with pytest.raises(CheckpointError, match="list in place of an object"):
         files.read_object(tmp_path / "value.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: None, ""),
+        (lambda path: files.write_json(path, {"checkpoint": "a", "b": 1}), ""),
+        (lambda path: files.write_json(path, {"b": 1}), "is there already"),
+        (lambda path: path.write_bytes(b"\xff\x00weights"), "is there already"),
+        (lambda path: path.write_text(""), "is there already"),
+        (lambda path: path.mkdir(), "is there already"),
+        (lambda path: path.symlink_to("nowhere"), "is there already"),
+    ],
+)
+def test_output_replaces_what_the_command_wrote_alone(tmp_path, make, problem):
+    path = tmp_path / "output.json"
+    make(path)
+    before = os.listdir(tmp_path)
+    with pytest.raises(StorageError, match=problem) if problem else nullcontext():
+        files.check_replaceable(path, '{\n  "checkpoint": ')
+    assert os.listdir(tmp_path) == before

@@ -1,11 +1,13 @@
 """One process by itself; several are in `system/test_hosts.py`."""
 
+import contextlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from dfkd_jax.errors import CheckpointError, ConfigError
+from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, StorageError
 from dfkd_jax.runtime import hosts
 
 
@@ -23,6 +25,31 @@ def test_errors_of_a_process_alone_pass_at_once():
     for error in (CheckpointError("damaged"), RuntimeError("of JAX")):
         with pytest.raises(type(error), match=str(error)), hosts.ending_together():
             raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "waits"),
+    [
+        (ValueError("Gloo AllGather failed"), None, True),
+        (CheckpointError("not restored"), ValueError("Gloo AllGather failed"), True),
+        (CheckpointError("not restored"), RuntimeError("of JAX"), True),
+        (StorageError("full"), ValueError("No space left on device"), False),
+        (StorageError("full"), OSError(28, "No space left on device"), False),
+        (ConfigError("no such setting"), None, False),
+    ],
+)
+def test_of_several_who_fails_with_others_waits_for_the_verdict(
+    monkeypatch, error, cause, waits
+):
+    """A process that died is named by JAX, later than calls with it fail."""
+    waited, left = [], []
+    monkeypatch.setattr(hosts, "_count", 2)
+    monkeypatch.setattr(hosts.time, "sleep", waited.append)
+    monkeypatch.setattr(hosts, "leave", left.append)
+    with contextlib.suppress(DfkdError), hosts.ending_together():
+        raise error from cause
+    assert bool(waited) == waits
+    assert left == ([] if isinstance(error, DfkdError) else [1])
 
 
 def test_a_cluster_that_says_nonsense_is_named_with_the_remedy(monkeypatch):
@@ -73,3 +100,53 @@ os._exit(7)
     assert ended.returncode == 7
     assert ended.stdout == ""
     assert ended.stderr.splitlines() == other
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (("", 0, None), "--num_processes=0: must be at least 1"),
+        (("h:1", 0, 0), "--num_processes=0: must be at least 1"),
+        (("h:1", -3, 0), "--num_processes=-3"),
+        (("", None, 0), "give --coordinator and --num_processes, too"),
+        (("h:1", 2, 2), "--process_id=2: must be from 0 to 1"),
+        (("h:1", 2, -1), "--process_id=-1: must be from 0 to 1"),
+        (("h:0", 2, 0), "a port from 1 to 65535"),
+        (("h:65536", 2, 0), "a port from 1 to 65535"),
+        (("h:1\n", 2, 0), "must be host:port"),
+        ((":1", 2, 0), "must be host:port"),
+        (("h", 2, 0), "must be host:port"),
+        (("http://h:1", 2, 0), "must be host:port"),
+        (("x" * 9_000, 2, 0), "x…: must be host:port"),
+    ],
+)
+def test_flags_that_cannot_be(flags, phrase):
+    with pytest.raises(ConfigError) as error:
+        hosts.named(*flags)
+    assert phrase in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_flags_that_can_be():
+    assert hosts.named("", None, None) is None
+    assert hosts.named("[::1]:65535", 1, 0) == ("[::1]:65535", 1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "raised"),
+    [
+        ("cuda", AssertionError()),
+        ("gpus", RuntimeError("Unable to initialize backend 'gpus': …\nmore")),
+        ("", RuntimeError("no devices")),
+    ],
+)
+def test_a_backend_that_is_not_there(monkeypatch, asked, raised):
+    def devices():
+        raise raised
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", asked)
+    phrase = f"JAX_PLATFORMS={asked}: JAX has no such" if asked else "JAX cannot use"
+    with pytest.raises(ConfigError, match=phrase) as error:
+        hosts.check_backend()
+    assert "\n" not in str(error.value)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfkd_jax.errors import ConfigError
 from dfkd_jax.runtime import parallel
 
 DEVICES = 4
@@ -122,9 +123,28 @@ def test_batch_parallel_keeps_devices_apart():
 CONFIGURE = """
 from dfkd_jax.runtime import parallel
 parallel.configure(cpu_devices=3)
-import jax
-print(parallel.device_count(), jax.config.jax_compilation_cache_dir)
+import os, jax
+print(parallel.device_count(), parallel.sums_are_wrong())
+parallel.configure(cpu_devices=parallel.device_count())
+print(jax.config.jax_compilation_cache_dir, os.environ["XLA_FLAGS"])
 """
+USED_BEFORE = """
+import jax
+jax.numpy.ones(1) + 1
+from dfkd_jax import api
+from dfkd_jax.runtime import parallel
+parallel.sum_rightly()
+print(parallel.sums_are_wrong(), flush=True)
+api.configure(cpu_devices=3)
+"""
+
+
+def run_alone(program, **environment):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,17 +152,60 @@ print(parallel.device_count(), jax.config.jax_compilation_cache_dir)
     [("", 3), ("--xla_force_host_platform_device_count=2", 2)],
     ids=["as configured", "as XLA_FLAGS say"],
 )
-def test_configure_divides_the_cpu(tmp_path, flags, devices):
-    environment = os.environ | {"XLA_FLAGS": flags, "XDG_CACHE_HOME": str(tmp_path)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    output = subprocess.run(
-        [sys.executable, "-c", CONFIGURE],
-        env=environment | {"JAX_PLATFORMS": "cpu"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    assert output.split() == [str(devices), f"{tmp_path}/dfkd_jax/compiled"]
+def test_configure_divides_the_cpu_and_has_sums_right(tmp_path, flags, devices):
+    done = run_alone(CONFIGURE, XLA_FLAGS=flags, XDG_CACHE_HOME=str(tmp_path))
+    words = done.stdout.split()
+    assert words[:3] == [str(devices), "False", f"{tmp_path}/dfkd_jax/compiled"]
+    assert words[3:].count(parallel.RIGHT_SUMS) == 1
+    assert done.stderr == ""
+
+
+def test_jax_that_was_used_before(tmp_path):
+    """The flag comes too late: said once, where sums are wrong; and devices too."""
+    done = run_alone(USED_BEFORE, XLA_FLAGS="", XDG_CACHE_HOME=str(tmp_path))
+    wrong = done.stdout.split() == ["True"]
+    assert wrong == (jax.__version__ == "0.10.2")
+    assert done.stderr.count("sums wrongly") == wrong
+    assert "JAX was used already, on 1 CPU devices in place of 3" in done.stderr
+
+
+def test_sums_are_right():
+    """What JAX 0.10.2 gets wrong on CPUs without the flag that the package sets."""
+    assert not parallel.sums_are_wrong()
+
+
+@pytest.mark.parametrize(
+    ("flags", "version", "expected"),
+    [
+        ("", "0.10.2", parallel.RIGHT_SUMS),
+        ("--a=1", "0.12.0.1", f"--a=1 {parallel.RIGHT_SUMS}"),
+        (
+            "--xla_cpu_experimental_ynn_fusion_type=",
+            "0.10.2",
+            "--xla_cpu_experimental_ynn_fusion_type=",
+        ),
+        (" ", "0.13.0.dev1", ""),
+    ],
+    ids=["none", "another", "the user's own wins", "one that may not know it"],
+)
+def test_flag_for_right_sums(monkeypatch, flags, version, expected):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(parallel.jaxlib, "__version__", version)
+    monkeypatch.setattr(parallel, "sums_are_wrong", lambda: False)
+    parallel.sum_rightly()
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_flags_in_a_file(monkeypatch, tmp_path):
+    """XLA reads a file where XLA_FLAGS starts with no dash, and dies without it."""
+    path = tmp_path / "flags"
+    monkeypatch.setenv("XLA_FLAGS", str(path))
+    with pytest.raises(ConfigError, match=f"XLA_FLAGS={path} .*No such file"):
+        parallel.sum_rightly()
+    path.write_text("--a=1\n--b=2\n")
+    monkeypatch.setattr(parallel.jaxlib, "__version__", "0.13.0")
+    parallel.sum_rightly()
+    assert os.environ["XLA_FLAGS"] == "--a=1 --b=2"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from dfkd_jax.errors import CheckpointError, StorageError
-from dfkd_jax.runtime import workdir
+from dfkd_jax.runtime import files, workdir
 
 IDENTITY = {
     "config": {"seed": 0, "synthesis": {"grid_factors": (4, 2, 1), "l2": 0.0}},
@@ -65,10 +65,68 @@ def test_a_folder_is_held_while_it_is_open(tmp_path):
         pass
 
 
+FOREIGN = {
+    "notes.txt": "mine",
+    "student/100/_CHECKPOINT_METADATA": "Orbax's",
+    "transfer_set/images-00000.npy": "mine",
+    "run.json": '{"experiment": "Sacred\'s", "config": {}}',
+    "run.json/file": "a folder of that name",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_that_is_somebody_elses_is_left_as_it_is(tmp_path, name):
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(FOREIGN[name])
+    for _ in range(2):  # Nothing that lets the second try pass.
+        with pytest.raises(StorageError, match=r"mine is not empty .*not made by"):
+            reopen(tmp_path / "mine", IDENTITY)
+    assert path.read_text() == FOREIGN[name]
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_an_empty_folder_may_hold_what_file_managers_leave(tmp_path):
+    (tmp_path / ".DS_Store").write_text("")
+    (tmp_path / ".lock").write_text("mine\n")
+    reopen(tmp_path, IDENTITY)
+    assert (tmp_path / ".lock").read_text() == "mine\n" + files.OWNED
+
+
+def test_a_run_whose_record_is_gone_is_still_its_own(tmp_path):
+    """As docs/faults.md has it where `run.json` is damaged."""
+    reopen(tmp_path, IDENTITY)
+    (tmp_path / "student.safetensors").touch()
+    (tmp_path / "run.json").unlink()
+    reopen(tmp_path, IDENTITY)
+    (tmp_path / ".lock").unlink()  # As runs were left before it said whose it is.
+    reopen(tmp_path, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: path.touch(), "a file is in the way"),
+        (lambda path: path.symlink_to(path), "symbolic links lead in a circle"),
+        (lambda path: path.symlink_to("nothing/there"), "a file is in the way"),
+    ],
+    ids=["file", "loop", "dangling link"],
+)
+def test_what_can_be_no_work_directory(tmp_path, make, problem):
+    make(tmp_path / "run")
+    with pytest.raises(StorageError, match=f"Cannot write {tmp_path}/run: .*{problem}"):
+        reopen(tmp_path / "run", IDENTITY)
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(StorageError, match="its name is too long"):
+        reopen(tmp_path / ("x" * 300), IDENTITY)
+
+
 def test_damaged_identity_is_named(tmp_path):
     reopen(tmp_path, IDENTITY)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
         reopen(tmp_path, IDENTITY)
 
 

@@ -112,5 +112,5 @@ def test_a_run_ends_with_its_sweep(tmp_path):
     )
     assert process.stdout.readline() == b"begun\n"
     process.stdin.close()
-    assert process.wait(30) == -15
+    assert process.wait(30) == 143
     process.stdout.close()

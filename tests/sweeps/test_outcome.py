@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import files
 from dfkd_jax.sweeps import outcome, sharing
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
@@ -47,7 +47,7 @@ def finish(run, accuracy, *, synthesis=10.0, versions=None):
     files.write_json(run.workdir / "seconds.json", seconds)
     settings = dataclasses.asdict(run.settings)
     del settings["data"]
-    files.write_json(run.workdir / "run.json", {"config": settings})
+    files.write_json(run.workdir / "run.json", {"config": settings}, sealed=True)
 
 
 def summarise(runs, failed=None):
@@ -118,15 +118,26 @@ def test_finished_on_the_test_set_is_not_finished_on_the_validation_part(runs):
 def test_a_work_directory_of_other_settings_is_refused(runs):
     for run in runs:
         finish(run, 0.5)
-    outcome.check_workdirs(runs)
+    output = runs[0].workdir.parents[1] / "sweep.json"
+    outcome.check_workdirs(runs, output)
     path = runs[2].workdir / "run.json"
-    content = json.loads(path.read_text())
+    content = files.read_object(path)
     content["config"]["targets"]["sigma"] = 7.5
-    path.write_text(json.dumps(content))
+    files.write_json(path, content, sealed=True)
     with pytest.raises(CheckpointError) as error:
-        outcome.check_workdirs(runs)
+        outcome.check_workdirs(runs, output)
     assert str(runs[2].workdir) in str(error.value)
     assert "targets.sigma was 7.5 and is now 4.0" in str(error.value)
+
+
+def test_what_is_not_of_a_sweep_is_left_as_it_is(runs, tmp_path):
+    mine = runs[0].workdir / "student" / "100"
+    mine.mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"seed0 is not empty \(student\) and"):
+        outcome.check_workdirs(runs, tmp_path / "sweep.json")
+    files.write_json(tmp_path / "sweep.json", {"learning_rate": [1, 2]})
+    with pytest.raises(StorageError, match=r"sweep\.json is no sweep's"):
+        outcome.check_workdirs(runs[1:], tmp_path / "sweep.json")
 
 
 def make_transfer_set(run, *, shards=2):
@@ -212,3 +223,23 @@ def test_seconds_are_those_of_a_run_by_itself(runs):
     )
     assert second["transfer_set_of"] == "noise=0/seed0"
     assert "transfer_set_of" not in first
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"student": "x"},
+        {"student": {"validation_accuracy": "high"}},
+        {"student": {"validation_accuracy": 0.9}, "seconds": "x"},
+        {"student": {"validation_accuracy": 0.9}, "seconds": {"synthesis": None}},
+        {"student": {"validation_accuracy": 0.9}},
+    ],
+)
+def test_results_that_no_run_wrote(runs, content):
+    """A wrong value, or one that is missing."""
+    run = runs[0]
+    run.workdir.mkdir(parents=True)
+    content = {"dataset": "mnist"} | content
+    (run.workdir / "results.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"results\.json is not as dfkd_jax"):
+        outcome.summarise(runs, {}, name="it", config_file="it", fixed={}, command="it")

@@ -114,7 +114,7 @@ def test_names_that_would_be_the_same_differ():
 
 
 def test_names_are_short_enough_for_a_folder():
-    [run] = runs(f"teacher.weights={'x' * 300}")
+    [run] = runs(f"teacher.weights={'x' * 200}")
     assert len(run.name) < 140
 
 

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.runtime import hosts
 from dfkd_jax.synthesis import transfer_set as storage
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
@@ -183,3 +183,24 @@ def test_index_files_of_several_processes_are_put_together(tmp_path, monkeypatch
     assert again.verify() == []
     assert not (tmp_path / "shards-0001.jsonl").exists()
     assert TransferSet(tmp_path, MANIFEST).missing() == [1]
+
+
+def test_arrays_of_somebody_else_are_left_as_they_are(tmp_path):
+    (tmp_path / "images-00000.npy").write_text("mine")
+    with pytest.raises(StorageError, match=r"00000\.npy was not made by dfkd_jax"):
+        TransferSet(tmp_path, MANIFEST)
+    assert [path.name for path in tmp_path.iterdir()] == ["images-00000.npy"]
+
+
+def test_a_set_whose_manifest_is_gone_is_still_its_own(full, tmp_path):
+    (tmp_path / "manifest.json").unlink()
+    assert not TransferSet(tmp_path, MANIFEST).missing()
+
+
+def test_a_shard_that_may_not_be_read_is_not_made_again(full, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage.files, "sha256", refuse)
+    with pytest.raises(CheckpointError, match=r"npy cannot be read \(Permission"):
+        full.verify()

@@ -23,7 +23,6 @@ PRELOADED = (
     "dfkd_jax.baselines.dafl",
     "dfkd_jax.baselines.dfad",
     "dfkd_jax.teachers.pipeline",
-    "ml_collections.config_flags",
 )
 PATIENCE = 300.0  # Seconds; a busy machine is not a failure.
 

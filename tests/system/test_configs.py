@@ -12,7 +12,7 @@ import pytest
 import tiny_runs
 from tiny_runs import fingerprint
 
-from dfkd_jax import api, config
+from dfkd_jax import api, config, config_files
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures
 
@@ -33,8 +33,8 @@ CASES = [(file, variant) for file in FILES for variant in _variants(file)]
 
 
 def _config(file, variant):
-    get_config = runpy.run_path(str(REPOSITORY / file))["get_config"]
-    return config.parse(get_config(*([variant] if variant else [])).to_dict())
+    name = str(REPOSITORY / file) + (f":{variant}" if variant else "")
+    return config_files.read_settings(name)
 
 
 def test_there_are_configs():
@@ -104,9 +104,9 @@ def installed(tmp_path_factory):
 def test_installed_copy_finds_its_configs_and_teacher(lab, installed, tmp_path):
     program = """
 import dfkd_jax, runpy, sys
-from dfkd_jax import command_line
+from dfkd_jax import config_files
 from dfkd_jax.teachers import weights
-folder = command_line.config_folder()
+folder = config_files.config_folder()
 print(dfkd_jax.__file__, folder, *weights.shipped().values(), sep="\\n")
 print(*sorted(f"configs/{path.relative_to(folder)}" for path in folder.rglob("*.py")))
 """

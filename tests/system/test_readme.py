@@ -6,7 +6,7 @@ import shlex
 import command_runner
 import pytest
 
-from dfkd_jax import command_line, config
+from dfkd_jax import command_line, config_files
 
 README = command_runner.REPOSITORY / "README.md"
 
@@ -39,7 +39,7 @@ def _check(module, arguments):
         assert len(left) == 1, f"unexpected arguments {left[1:]}"
         if "config" in flags.FLAGS:
             assert flags.FLAGS.config is not None
-            config.parse(flags.FLAGS.config.to_dict())
+            config_files.chosen(flags.FLAGS.config)
         print("parsed")
 
     command_line.run = parse_only

@@ -52,7 +52,7 @@ def run(script, *arguments, **environment):
         ),
         ("dfkd_jax.sweep", ["--help"], 0),
         ("dfkd_jax.sweep", ["--config=configs/mnist.py", "--set=sigma=1"], 2),
-        ("dfkd_jax.reporting", ["--help"], 0),
+        ("docs.pages", ["--help"], 0),
         ("dfkd_jax.evaluate", ["--help"], 0),
         ("dfkd_jax.evaluate", [], 2),
     ],

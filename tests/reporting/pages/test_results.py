@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from dfkd_jax.reporting import __main__ as reporting
-from dfkd_jax.reporting import documents, results_files
+from docs.pages import __main__ as reporting
+from docs.pages import documents, results_files
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 RESULTS = results_files.read(ROOT / "results")
 ROWS = [row for rows in RESULTS.tasks.values() for row in rows]

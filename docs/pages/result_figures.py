@@ -17,9 +17,9 @@ from PIL import Image
 
 from dfkd_jax.errors import CheckpointError, MissingPackageError, ResultsError
 from dfkd_jax.reporting import figures, images, run_files
-from dfkd_jax.reporting.results_files import Collection, Row
 from dfkd_jax.reporting.settings import describe, short_text
 from dfkd_jax.runtime import files
+from docs.pages.results_files import Collection, Row
 
 LOGARITHMIC = 20  # Largest over smallest value from which an axis is logarithmic.
 PER_CLASS = 2  # Pseudo samples of a class and method.

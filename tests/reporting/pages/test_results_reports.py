@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from dfkd_jax.errors import ConfigError, MissingPackageError, ResultsError
-from dfkd_jax.reporting import __main__ as reporting
-from dfkd_jax.reporting import (
-    documents,
-    figures,
-    result_figures,
-    result_tables,
-    results_files,
+from dfkd_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingPackageError,
+    ResultsError,
 )
+from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import files
+from docs.pages import __main__ as reporting
+from docs.pages import documents, result_figures, result_tables, results_files
 
 PUBLISHED = {
     "tasks": {"toys": "Toys, LeNet-5 → half"},
@@ -156,7 +156,7 @@ STUDY = {
         name: {"places": "0 0 999 999 500 1", "classes": "0 1 0"}
         for name in ("gaussian", "dirichlet")
     },
-    "command": "python -m dfkd_jax.reporting.label_study",
+    "command": "python -m docs.pages.label_study",
     "machine": MACHINE,
     "versions": VERSIONS,
 }
@@ -627,7 +627,7 @@ def test_the_command_updates_and_then_finds_all_as_it_should_be(
     project.runs("default", (0.98, 0.985, 0.99))
     project.document("table: main")
     folder = str(project.results)
-    with pytest.raises(ResultsError, match=f"python -m dfkd_jax.reporting {folder}"):
+    with pytest.raises(ResultsError, match=f"python -m docs.pages {folder}"):
         command(folder, check=True)
     assert "stale" in project.text()
     assert command(folder) == 0
@@ -643,3 +643,34 @@ def test_the_command_wants_one_folder_of_results_and_folders_of_runs(project, co
             command(*arguments)
     with pytest.raises(ConfigError, match=r"--runs=.*none: no such folder"):
         command(str(project.results), runs=[project.root / "none"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seconds", "x"),
+        ("seconds.synthesis", None),
+        ("student", []),
+        ("student.test_accuracy", "high"),
+        ("student.evaluation.per_class", "x"),
+        ("teacher.sha256", 3),
+        ("seed", True),
+        ("versions", "new"),
+        ("config", 7),
+    ],
+)
+def test_a_wrong_value_in_a_committed_file(tmp_path, path, value):
+    repository = pathlib.Path(__file__).parents[3]
+    source = repository / "results" / "mnist" / "default" / "seed0.json"
+    content = json.loads(source.read_text())
+    content.pop(files.CHECKSUM)
+    *groups, key = path.split(".")
+    place = content
+    for group in groups:
+        place = place[group]
+    place[key] = value
+    target = tmp_path / "results" / "mnist" / "default" / "seed0.json"
+    target.parent.mkdir(parents=True)
+    target.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"seed0\.json is not as .* {path} is"):
+        results_files.read(tmp_path / "results")

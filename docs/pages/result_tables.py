@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dfkd_jax.reporting.results_files import (
+from dfkd_jax.reporting.settings import describe, short_text
+from dfkd_jax.runtime import progress
+from docs.pages.results_files import (
     HEADLINE,
     STANDARD,
     USUAL_SEEDS,
     Collection,
 )
-from dfkd_jax.reporting.settings import describe, short_text
-from dfkd_jax.runtime import progress
 
 NOTHING = "*Not measured yet.*"
 LIBRARIES = {"jax": "JAX", "dfkd_jax": "dfkd_jax"}

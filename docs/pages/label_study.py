@@ -1,6 +1,6 @@
 r"""Measures soft labels: the multivariate normal's beside ZSKD's Dirichlet.
 
-    python -m dfkd_jax.reporting.label_study --config=configs/mnist.py \
+    python -m docs.pages.label_study --config=configs/mnist.py \
         --output=results/soft_labels/mnist.json
 
 From the teacher's weights alone: how sure soft labels are, how evenly they share the
@@ -24,9 +24,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from dfkd_jax import command_line, config
+from dfkd_jax import command_line, config, config_files
 from dfkd_jax.errors import ConfigError, MissingPackageError
 
 FLAGS = flags.FLAGS
@@ -242,7 +241,7 @@ def main(argv: list[str]) -> int:
             "Name a config and a file: --config=configs/mnist.py "
             "--output=results/soft_labels/mnist.json (see --help)."
         )
-    settings = config.parse(FLAGS.config.to_dict())
+    settings = config_files.chosen(FLAGS.config)
     if not isinstance(settings, config.ExperimentConfig):
         raise ConfigError("Name the config of a distillation without real data.")
     if importlib.util.find_spec("sklearn") is None:
@@ -257,6 +256,7 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.runtime.workdir import versions
     from dfkd_jax.teachers import weights as teachers
 
+    files.check_replaceable(output, f'{{\n  "format": "{FORMAT}"')
     parallel.configure(cpu_devices=1)
     teacher = teachers.load(settings.teacher, dataset=settings.data.dataset)
     measured: Mapping[str, Any] = study(settings, teacher)
@@ -278,8 +278,7 @@ def main(argv: list[str]) -> int:
             }.values()
         ),
         "map": measured["map"],
-        "command": "python -m dfkd_jax.reporting.label_study "
-        + shlex.join(sys.argv[1:]),
+        "command": "python -m docs.pages.label_study " + shlex.join(sys.argv[1:]),
         "machine": parallel.describe(),
         "versions": versions(),
     }
@@ -291,9 +290,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config of a distillation: teacher and targets; required."
-    )
+    config_files.define_flag("Config of a distillation: teacher and targets; required.")
     flags.DEFINE_multi_string(
         "runs", [], "Folders with runs, to ask the teacher about."
     )

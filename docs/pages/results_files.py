@@ -2,7 +2,7 @@
 
 results/TASK/METHOD/seed<n>.json   `results.json` of a run
 results/sweeps/NAME.json           `sweep.json` of a sweep
-results/soft_labels/TASK.json      what `dfkd_jax.reporting.label_study` wrote
+results/soft_labels/TASK.json      what `docs.pages.label_study` wrote
 results/published.json             numbers of others, with their sources
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from dfkd_jax.errors import ResultsError
 from dfkd_jax.reporting.settings import flatten, short_text
-from dfkd_jax.runtime import files
+from dfkd_jax.runtime import records
 
 REQUIRED = (
     "experiment",
@@ -117,7 +117,7 @@ def read(folder: pathlib.Path) -> Collection:
     if not folder.is_dir():
         raise ResultsError(f"{folder}: there is no such folder of results.")
     path = folder / "published.json"
-    published = files.read_json(path) if path.exists() else {}
+    published = records.read(path) if path.exists() else {}
     order = list(published.get("methods", {}))
     tasks: dict[str, list[Row]] = {}
     found = {path.parent for path in folder.glob("*/*/seed*.json")}
@@ -154,27 +154,30 @@ def _rank(name, order):
 def _read_row(folder):
     runs = []
     for path in sorted(folder.glob("seed*.json"), key=lambda path: _seed(path)):
-        run = files.read_json(path)
-        missing = [key for key in REQUIRED if key not in run]
-        if missing:
-            raise ResultsError(
-                f"{path} is no results.json of a run: no {missing[0]!r}."
-            )
-        if run["seed"] != _seed(path):
-            raise ResultsError(f"{path} is of seed {run['seed']}: rename it.")
-        if run.get("split", "test") != "test":
-            raise ResultsError(
-                f"{path} is of the {run['split']} part; tables of methods are of the "
-                "test set: evaluate with --config.data.split=test."
-            )
-        if run["student"]["test_accuracy"] is None:
-            raise ResultsError(f"{path} has no test accuracy: evaluate that run.")
-        runs.append(run)
+        with records.as_written(path):
+            runs.append(_read_run(path))
     row = Row(task=folder.parent.name, method=folder.name, runs=runs, folder=folder)
     for run in runs[1:]:
         for key in ("config", "versions", "dataset", "data_free"):
             _check_alike(folder, row.first, run, key)
     return row
+
+
+def _read_run(path):
+    run = records.read(path)
+    missing = [key for key in REQUIRED if key not in run]
+    if missing:
+        raise ResultsError(f"{path} is no results.json of a run: no {missing[0]!r}.")
+    if run["seed"] != _seed(path):
+        raise ResultsError(f"{path} is of seed {run['seed']}: rename it.")
+    if run.get("split", "test") != "test":
+        raise ResultsError(
+            f"{path} is of the {run['split']} part; tables of methods are of the "
+            "test set: evaluate with --config.data.split=test."
+        )
+    if run["student"]["test_accuracy"] is None:
+        raise ResultsError(f"{path} has no test accuracy: evaluate that run.")
+    return run
 
 
 def _seed(path):
@@ -219,16 +222,19 @@ def _check_task(rows):
 
 
 def _read_sweep(path):
-    sweep = files.read_json(path)
+    sweep = records.read(path)
     if not str(sweep.get("format", "")).startswith("dfkd_jax-sweep-"):
         raise ResultsError(f"{path} is no sweep.json of dfkd_jax.sweep.")
-    if isinstance(sweep["versions"], list) and sweep["versions"]:
+    if isinstance(sweep.get("versions"), list) and sweep["versions"]:
         raise ResultsError(
             f"{path}: its runs were made with different versions: make them alike."
         )
-    teachers = {
-        run["teacher"]["sha256"][:16] for row in sweep["rows"] for run in row["runs"]
-    }
+    with records.as_written(path):
+        teachers = {
+            run["teacher"]["sha256"][:16]
+            for row in sweep["rows"]
+            for run in row["runs"]
+        }
     if len(teachers) > 1:
         raise ResultsError(
             f"{path}: its runs have different teachers "
@@ -238,7 +244,7 @@ def _read_sweep(path):
 
 
 def _read_study(path):
-    study = files.read_json(path)
+    study = records.read(path)
     if not str(study.get("format", "")).startswith("dfkd_jax-label-study-"):
-        raise ResultsError(f"{path} was not written by dfkd_jax.reporting.label_study.")
+        raise ResultsError(f"{path} was not written by docs.pages.label_study.")
     return study

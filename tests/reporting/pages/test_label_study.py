@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfkd_jax import command_line, config
+from dfkd_jax import config, config_files
 from dfkd_jax.config import NetworkConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, MissingPackageError
-from dfkd_jax.reporting import label_study, results_files
 from dfkd_jax.runtime import files, parallel
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.teachers import weights as teachers
+from docs.pages import label_study, results_files
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_study_of_the_shipped_teacher(teacher, monkeypatch):
     pytest.importorskip("sklearn", reason="the map is made with scikit-learn")
     monkeypatch.setattr(label_study, "NUM_DRAWS", 400)
     monkeypatch.setattr(label_study, "NUM_PLACES", 100)
-    settings = config.parse(command_line.read_config("configs/mnist.py").to_dict())
+    settings = config.parse(config_files.read_config("configs/mnist.py").to_dict())
     found = json.loads(json.dumps(label_study.study(settings, teacher)))
     normal, dirichlet = found["distributions"].values()
     assert normal["settings"]["feature_layer"] == "dense_2"
@@ -147,7 +147,7 @@ def test_a_study_of_the_shipped_teacher(teacher, monkeypatch):
 def flags(monkeypatch, tmp_path):
     """Of the command, as a tiny study has them."""
     found = types.SimpleNamespace(
-        config=command_line.read_config("configs/mnist.py"),
+        config="configs/mnist.py",
         output=str(tmp_path / "new" / "mnist.json"),
         runs=[],
     )
@@ -190,7 +190,7 @@ def test_the_command_writes_what_tables_and_figures_are_made_of(
         ({"config": None}, ConfigError, "Name a config and a file"),
         ({"output": ""}, ConfigError, "Name a config and a file"),
         (
-            {"config": command_line.read_config("configs/teachers/mnist.py")},
+            {"config": "configs/teachers/mnist.py"},
             ConfigError,
             "a distillation without real data",
         ),

@@ -1,11 +1,11 @@
 """Writes tables and figures of committed results into README.md and docs/*.md.
 
-    python -m dfkd_jax.reporting results/
-    python -m dfkd_jax.reporting results/ --check
-    python -m dfkd_jax.reporting results/ --runs=runs
+    python -m docs.pages results/
+    python -m docs.pages results/ --check
+    python -m docs.pages results/ --runs=runs
 
 Reads results/TASK/METHOD/seed<n>.json (results.json of runs), results/sweeps/NAME.json
-(sweep.json of sweeps), results/soft_labels/TASK.json (dfkd_jax.reporting.label_study)
+(sweep.json of sweeps), results/soft_labels/TASK.json (docs.pages.label_study)
 and results/published.json, and nothing else: what has no results file is left out. Rows
 of a table must be of one teacher and one test set; fewer than three seeds are said in
 the row.
@@ -31,8 +31,8 @@ from absl import flags
 
 from dfkd_jax import command_line
 from dfkd_jax.errors import ConfigError, ResultsError
-from dfkd_jax.reporting import documents, result_figures, result_tables, results_files
-from dfkd_jax.runtime import files, progress
+from dfkd_jax.runtime import files, progress, records
+from docs.pages import documents, result_figures, result_tables, results_files
 
 FLAGS = flags.FLAGS
 
@@ -40,15 +40,14 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> int:
     """Reads the results, then writes or checks documents and figures."""
     if len(argv) != 2:
-        raise ConfigError(
-            "Name the folder of results: python -m dfkd_jax.reporting results/."
-        )
+        raise ConfigError("Name the folder of results: python -m docs.pages results/.")
     folder = pathlib.Path(argv[1])
     runs = [pathlib.Path(name) for name in FLAGS.runs]
     for path in runs:
         if not path.is_dir():
             raise ConfigError(f"--runs={path}: no such folder.")
-    update(folder, runs=runs, check=FLAGS.check)
+    with records.as_written(folder):
+        update(folder, runs=runs, check=FLAGS.check)
     return 0
 
 
@@ -108,7 +107,7 @@ def update(folder: pathlib.Path, *, runs: list[pathlib.Path], check: bool) -> No
     if stale:
         raise ResultsError(
             f"Not what the results say: {'; '.join(stale)}. Make them anew: "
-            f"python -m dfkd_jax.reporting {folder}."
+            f"python -m docs.pages {folder}."
         )
 
 
@@ -136,8 +135,7 @@ def _shown(path, start):
 
 def _unknown(kind, name, document):
     return ResultsError(
-        f"{document}: there is no {kind} {name!r}; see python -m dfkd_jax.reporting "
-        "--help."
+        f"{document}: there is no {kind} {name!r}; see python -m docs.pages --help."
     )
 
 
