@@ -54,12 +54,13 @@ def _apply(module, variables, images, *, train, **options):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Call:
+class Call:
     """A network as a function of arrays; with a key, in training mode."""
 
     module: nn.Module
 
-    def __call__(self, variables, images, *key):
+    def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
+        """Logits, or what `train_logits` returns."""
         if not key:
             return _apply(self.module, variables, images, train=False)
         return _apply(
@@ -77,7 +78,7 @@ def logits(module: nn.Module, variables: Any, images: Any) -> Any:
 
     Dropout is off and BatchNorm reads its running statistics.
     """
-    return fast.faster(_Call(module))(variables, images)
+    return fast.faster(Call(module))(variables, images)
 
 
 def train_logits(
@@ -91,7 +92,7 @@ def train_logits(
         images: `[batch, height, width, channels]`.
         key: For dropout.
     """
-    return fast.faster(_Call(module))(variables, images, key)
+    return fast.faster(Call(module))(variables, images, key)
 
 
 def never_trained(module: nn.Module, variables: Any, images: Any) -> str:
@@ -165,7 +166,7 @@ def features_logits_and_moments(
 
 def _look(module, *arguments, layer, moments=False):
     """Features, what the network returns, and moments."""
-    found = graph.of(_Call(module), *arguments)
+    found = graph.of(Call(module), *arguments)
     outputs, (features,), seen = found.run(
         *arguments, wanted=[layer], moments=moments, plan=fast.best()
     )
@@ -187,7 +188,7 @@ def graph_of(
 ) -> graph.Graph:
     """The network in evaluation mode, looked into; nothing is computed."""
     images = jax.ShapeDtypeStruct((num_images, *image_shape), jnp.float32)
-    return graph.of(_Call(module), variables, images)
+    return graph.of(Call(module), variables, images)
 
 
 def head(
@@ -203,7 +204,7 @@ def head(
     Whatever goes round the layer (a skip connection) is that of a blank image.
     """
     blank = jnp.zeros((features.shape[0], *image_shape), features.dtype)
-    found = graph.of(_Call(module), variables, blank)
+    found = graph.of(Call(module), variables, blank)
     return found.run(variables, blank, given={layer: features}, plan=fast.best())[0]
 
 
