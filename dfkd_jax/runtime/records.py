@@ -41,6 +41,7 @@ KINDS: dict[str, Any] = {
         ("machine versions", (dict, list)),
         ("evaluation test_evaluation", (dict, type(None))),
         ("methods tasks", {str: str}),
+        ("fingerprints", {str: [[NUMBER]]}),
     )
     for name in names.split()
 }

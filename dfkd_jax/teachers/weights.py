@@ -40,7 +40,7 @@ def find(name: str) -> pathlib.Path:
         reason = f" ({getattr(error, 'strerror', '') or error})"
     raise CheckpointError(
         f"Weights {name[:300]!r} are neither shipped ({', '.join(known)}), nor a file, "
-        f"nor a folder{reason}. A config of configs/teachers/ trains a teacher."
+        f"nor a folder{reason}: check the path, or train a teacher (configs/teachers/)."
         + did_you_mean(name, known)
     )
 

@@ -2,7 +2,7 @@
 
 A sample of the matrix by a fixed seed; the whole of it, with 216 kills, by
 
-    DFKD_JAX_FAULTS=results/faults/matrix.json python -m pytest tests/faults
+    DFKD_JAX_FAULTS=results/faults/matrix.json python -m pytest -m full tests/faults
 """
 
 import os

@@ -27,6 +27,7 @@ RESULTS = {
     },
     "seconds": {"prepare": 1.0, "synthesis": 2},
     "machine": {"cpu_cores": 2},
+    "fingerprints": {"teacher": [[0.5, -1], [2.0, 3.0]], "student": []},
     "config": {"seed": 0, "teacher": {"mean": [0.5]}, "targets": {"mean": "auto"}},
 }
 
@@ -55,6 +56,9 @@ RESULTS = {
         ("student.evaluation.per_class", ["x"]),
         ("student.evaluation.confusion", [[1], 2]),
         ("machine", "fast"),
+        ("fingerprints", [[1.0]]),
+        ("fingerprints.teacher", [1.0]),
+        ("fingerprints.student", {}),
         ("config", "mnist"),
         ("config.teacher", []),
         ("config.seed", "0"),
