@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dfkd_jax.models import network
-from dfkd_jax.models.layers import linear
 from dfkd_jax.runtime import files, parallel, progress, workdir
 
 RUNS = 7
@@ -152,17 +151,12 @@ def multiply_adds(module: Any, variables: Any, image_shape: Any) -> list[int]:
 
     Winograd's and the like count as what they replace; everything else is left out.
     """
-    counts = []
-
-    def look(variables, images):
-        for name, given in network.inputs(module, variables, images).items():
-            kernel = network.lookup(variables["params"], name)["kernel"]
-            places = len(linear(*given, kernel, None))  # Before any pooling.
-            counts.append(places * math.prod(kernel.shape))
-
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    jax.eval_shape(look, variables, images)
-    return counts
+    layers = network.layers(module, variables, image_shape)
+    return [
+        layer.calls * math.prod(layer.output_shape[:-1]) * math.prod(layer.kernel_shape)
+        for name, layer in layers.items()
+        if layer.kernel_layer == name
+    ]
 
 
 def synthesis_operations(teacher: Sequence[int]) -> int:

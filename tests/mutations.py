@@ -75,10 +75,10 @@ FAULTS = {
         "exporting",
     ),
     "models": Fault(
-        "models/conv.py",
-        'half = [side // 2 if padding == "SAME" else 0',
-        'half = [side // 2 if padding == "VALID" else 0',
-        "models/test_conv.py",
+        "models/fast.py",
+        "around.append((reach - low, reach - high + unseen))",
+        "around.append((reach - low, reach - high))",
+        "models/test_fast.py",
     ),
     "runtime": Fault(
         "runtime/rng.py",

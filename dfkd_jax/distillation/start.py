@@ -19,8 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models import network
-from dfkd_jax.models.layers import linear, patches
+from dfkd_jax.models import fast, network
 from dfkd_jax.runtime import progress, weights
 
 AT_ONCE = 250  # Images.
@@ -111,9 +110,9 @@ def choose_units(
     units = [theirs.layers[name].num_units for name in names]
 
     def moments(variables, images):
-        seen = _inputs(teacher, variables, images)
+        _, seen = _inputs(teacher, variables, images)
         rows = [
-            seen[name][1].reshape(-1, number)
+            seen[name].reshape(-1, number)
             for name, number in zip(names[1:], units[:-1], strict=True)
         ]
         return [(len(each), each.sum(0), each.T @ each) for each in rows]
@@ -222,11 +221,14 @@ def fit(
 def _sums(teacher, student, name, kept, variables, start, images):
     """Of a layer: squares of the student's inputs, products with what is wanted."""
     kernel, bias = f"params/{name}/kernel", f"params/{name}/bias"
-    inputs = patches(*_inputs(student, start, images)[name], start[kernel])
+    looked, seen = _inputs(student, start, images)
+    inputs = looked.patches(name, seen[name])
     if bias in start:
         inputs = jnp.concatenate([inputs, jnp.ones((len(inputs), 1))], axis=1)
-    wanted = linear(
-        *_inputs(teacher, variables, images)[name],
+    looked, seen = _inputs(teacher, variables, images)
+    wanted = looked.linear(
+        name,
+        seen[name],
         variables[kernel][..., kept],
         variables[bias][kept] if bias in variables else None,
     )
@@ -244,8 +246,10 @@ def _add_up(sums, first, images):
 
 
 def _inputs(module, variables, images):
+    """The network, looked into, and what its layers get."""
     tree = weights.unflatten(variables, source="The network")
-    return network.inputs(module, tree, images)
+    looked = network.graph_of(module, tree, images.shape[1:], len(images))
+    return looked, looked.inputs(tree, images, plan=fast.best())
 
 
 def anatomy(module: nn.Module, shape: tuple[int, int, int]) -> Anatomy:
@@ -253,12 +257,14 @@ def anatomy(module: nn.Module, shape: tuple[int, int, int]) -> Anatomy:
     variables = jax.eval_shape(
         functools.partial(network.init, module, image_shape=shape), jax.random.key(0)
     )
-    layers = network.layers(module, variables, shape)
-    layers = {name: each for name, each in layers.items() if each.kernel_layer == name}
+    looked = network.graph_of(module, variables, shape)
+    layers = {
+        name: each for name, each in looked.layers.items() if each.kernel_layer == name
+    }
     flat = weights.flatten(variables)
     return Anatomy(
         layers=layers,
-        owners=network.owners(module, variables, shape, layers),
+        owners=looked.owners(),
         shapes={path: leaf.shape for path, leaf in flat.items()},
     )
 
@@ -297,18 +303,12 @@ def _different_shapes(theirs, own):
 
 def _unfit(module, shape):
     """Why the layers of a network cannot be fitted one after the other, or nothing."""
-    variables = network.init(module, jax.random.key(0), shape)
-    blank = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-
-    def look(images):
-        for name, given in network.inputs(module, variables, images).items():
-            kernel = network.lookup(variables["params"], name)["kernel"]
-            linear(*given, kernel, None)
-
-    try:
-        jax.eval_shape(look, blank)
-    except ConfigError as error:
-        return str(error)
+    variables = jax.eval_shape(
+        functools.partial(network.init, module, image_shape=shape), jax.random.key(0)
+    )
+    looked = network.graph_of(module, variables, shape)
+    if odd := looked.unfit:
+        return f"{odd!r} is a layer of a kind that cannot be fitted by least squares"
     if around := network.bypassed(module, variables, shape):
         return f"something goes round {around!r}"
     return ""

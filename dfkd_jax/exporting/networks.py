@@ -26,7 +26,7 @@ from jax import export
 
 from dfkd_jax.errors import ExportError
 from dfkd_jax.exporting import to_onnx
-from dfkd_jax.models import conv
+from dfkd_jax.models import fast
 from dfkd_jax.models import network as linen
 from dfkd_jax.runtime import files, weights
 from dfkd_jax.runtime.weights import TrainedNetwork
@@ -88,7 +88,7 @@ def serving_function(trained: TrainedNetwork) -> Callable[[jax.Array], jax.Array
 
     def logits(pixels):
         images = (pixels - mean) / std
-        with conv.native_operations():
+        with fast.native_operations():
             return linen.logits(trained.module, variables, images)
 
     return logits

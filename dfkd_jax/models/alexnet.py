@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
-from dfkd_jax.models.conv import max_pool
 from dfkd_jax.models.layers import Conv, batch_norm, local_response_norm
 
 
@@ -34,7 +33,7 @@ class AlexNet(nn.Module):
             if index <= 2:
                 hidden = local_response_norm(hidden)
             if index in (1, 2, 5):
-                hidden = max_pool(hidden, window=3, stride=2)
+                hidden = nn.max_pool(hidden, (3, 3), (2, 2))
             hidden = batch_norm(train=train, name=f"bn_{index}")(hidden)
         return _dense_layers(self, hidden, train)
 
@@ -60,7 +59,7 @@ class AlexNetWang(nn.Module):
             hidden = Conv(num_features, stride=stride, name=f"conv_{index}")(hidden)
             hidden = nn.relu(batch_norm(train=train, name=f"bn_{index}")(hidden))
             if index in (1, 2, 5):
-                hidden = max_pool(hidden, window=2, stride=2)
+                hidden = nn.max_pool(hidden, (2, 2), (2, 2))
         return _dense_layers(self, hidden, train)
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from dfkd_jax.models.layers import ConvPool
-
 
 class LeNet5(nn.Module):
     """Two 5×5 convolutions and three dense layers for 28×28 images."""
@@ -19,10 +17,11 @@ class LeNet5(nn.Module):
         """`[batch, height, width, channels]` to logits `[batch, classes]`."""
         del train  # No layer behaves differently in training.
         first, second = self.conv_features
-        hidden = ConvPool(first, padding="SAME", pool=2, name="conv_1")(images)
-        hidden = nn.relu(hidden)
-        hidden = ConvPool(second, padding="VALID", pool=2, name="conv_2")(hidden)
-        hidden = nn.relu(hidden).reshape(hidden.shape[0], -1)
+        hidden = nn.relu(nn.Conv(first, (5, 5), name="conv_1")(images))
+        hidden = nn.max_pool(hidden, (2, 2), (2, 2))
+        hidden = nn.Conv(second, (5, 5), padding="VALID", name="conv_2")(hidden)
+        hidden = nn.max_pool(nn.relu(hidden), (2, 2), (2, 2))
+        hidden = hidden.reshape(hidden.shape[0], -1)
         for place, num_features in enumerate(self.dense_features, 1):
             hidden = nn.relu(nn.Dense(num_features, name=f"dense_{place}")(hidden))
         return nn.Dense(self.num_classes, name="output")(hidden)

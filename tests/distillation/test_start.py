@@ -181,7 +181,7 @@ def registered(name):
     [
         (registered("lenet5_half"), registered("lenet5"), (28, 28, 1), "is wider"),
         (registered("alexnet"), registered("resnet18"), (32, 32, 3), "are conv_1"),
-        (Grouped(8), Grouped(4), (8, 8, 1), "'grouped' is a Conv"),
+        (Grouped(8), Grouped(4), (8, 8, 1), "'grouped' is a layer of a kind"),
         (Bypassed(8), Bypassed(4), (8, 8, 1), "goes round 'conv_2'"),
         (
             custom_nets.SmallCnn(width=8),

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import layers
 
 
@@ -88,44 +87,3 @@ def test_batch_norm_keeps_nine_tenths_of_the_old_statistics():
     )
     narrow = norm.apply(variables, images * 1e-3, mutable="batch_stats")[0]
     np.testing.assert_allclose(narrow[1], 2e-3 / np.sqrt(4e-6 + 1e-5), rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Dense(6),
-        nn.Conv(6, (3, 3)),
-        nn.Conv(6, (3, 2), strides=2, padding="VALID", use_bias=False),
-        nn.Conv(6, (3, 3), kernel_dilation=2, padding=((1, 0), (2, 1))),
-        layers.Conv(6, kernel_size=5),
-        layers.Conv(6, stride=2, use_bias=False),
-        layers.ConvPool(6, kernel_size=(3, 3), padding="VALID"),
-        layers.ConvPool(6, pool=2),
-    ],
-    ids=lambda layer: type(layer).__name__,
-)
-def test_outputs_are_a_product_of_patches_with_the_kernel(layer):
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    params = layer.init(jax.random.key(1), images)["params"]
-    kernel = params["kernel"]
-    bias = jnp.arange(6.0) if "bias" in params else None
-    found = layers.patches(layer, images, kernel) @ kernel.reshape(-1, 6)
-    expected = layers.linear(layer, images, kernel, None)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    if bias is not None:
-        found = found + bias[None, :]
-        params = params | {"bias": bias}
-    unpooled = layer.clone(pool=1) if hasattr(layer, "pool") else layer
-    outputs = unpooled.apply({"params": params}, images).reshape(-1, 6)
-    np.testing.assert_allclose(found, outputs, atol=1e-5)
-
-
-def test_layers_that_are_no_product_with_their_kernel_are_refused():
-    for layer in (
-        nn.Conv(6, (3, 3), feature_group_count=3),
-        nn.ConvTranspose(6, (3, 3)),
-    ):
-        images = jnp.zeros((1, 8, 8, 3))
-        kernel = layer.init(jax.random.key(0), images)["params"]["kernel"]
-        with pytest.raises(ConfigError, match="cannot be fitted"):
-            layers.linear(layer, images, kernel, None)

@@ -43,7 +43,10 @@ def case(name):
     ("name", "found"),
     [
         ("SmallCnn", ["conv", "hidden", "logits"]),
-        ("AllConvolutional", ["first/Conv_0", "second/Conv_0", "Dense_0"]),
+        (
+            "AllConvolutional",
+            ["first/Conv_0", "second/Conv_0", "second/Conv_0/mean", "Dense_0"],
+        ),
         ("Shared", ["first", "again", "last"]),
         ("LeNet5", ["conv_1", "conv_2", "dense_1", "dense_2", "output"]),
     ],
@@ -53,7 +56,7 @@ def test_layers_are_found_in_the_order_of_calls(name, found):
     layers = network.layers(module, variables, images.shape[1:])
     assert list(layers) == found
     for layer, facts in layers.items():
-        kernel = network.lookup(variables["params"], layer)["kernel"]
+        kernel = network.lookup(variables["params"], facts.kernel_layer)["kernel"]
         assert facts.name == layer
         assert facts.kernel_shape == kernel.shape
         assert facts.num_units == kernel.shape[-1]
@@ -107,7 +110,7 @@ def test_calls_are_counted():
     ("name", "layer"),
     [
         ("SmallCnn", "hidden"),
-        ("AllConvolutional", "second/Conv_0"),
+        ("AllConvolutional", "second/Conv_0/mean"),
         ("Shared", "first"),
         ("LeNet5", "dense_2"),
     ],

@@ -1,0 +1,1020 @@
+"""Any network as a graph: what it computes, by which weights, and where it can be cut.
+
+A network is a function of variables (a tree of arrays) and images; which framework
+wrote it does not matter. It is traced to a jaxpr, calls are inlined, and then
+
+- a *layer* is an equation that multiplies something of the images with something of a
+  leaf of the variables (`dot_general`, `conv_general_dilated`). Its name is the leaf's
+  path without its last part: "params/conv_1/kernel" is of "conv_1";
+- its *features* are its outputs with the bias, if one follows;
+- a *BatchNorm* divides something of the images by the root of a leaf;
+- features are a *cut* if nothing of the images reaches the logits except through them.
+
+Parts of the graph are new jaxprs, run by JAX itself, so that they can be transformed
+like any function. `custom_jvp` and `custom_vjp` stay closed, since their gradients are
+not those of what is inside. `jax.extend` promises nothing between releases: nothing
+else may look into jaxprs by it, and the tests run on every supported JAX.
+"""
+
+import collections
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+# Calls whose insides are laid open. Rematerialisation is given up by that.
+_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_PRODUCTS = {"dot_general", "conv_general_dilated"}
+# What changes only how the numbers lie.
+_LAYOUT = {
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "stop_gradient",
+    "optimization_barrier",
+}
+_SPREADING = _LAYOUT | {"broadcast_in_dim"}
+_ADDITIONS = {"add", "sub"}
+# A number of images that is no other size, so that the axis of images is seen.
+MANY = 1_009
+
+
+class Moments(NamedTuple):
+    """What a BatchNorm gets of a batch, and what it keeps; `[features]` each."""
+
+    mean: Any
+    var: Any
+    running_mean: Any
+    running_var: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer that can be the feature layer, in the order of the network's calls.
+
+    It has a kernel; or it is a mean over the places of a convolution's outputs, as
+    before the last layer of ResNets.
+
+    Attributes:
+        name: Path of its leaf without the last part.
+        leaves: Paths of the leaves that its kernel is made of; several where it is
+            computed (weight normalization).
+        output_shape: Without the batch, units last.
+        kernel_layer: Whose kernel holds its units' incoming weights: its own, or the
+            convolution's that it pools.
+        kernel_shape: `[inputs, units]`, or with a convolution's window before.
+        calls: How often the network uses its leaf; a feature layer is used once.
+        is_cut: Whether nothing of the images goes round it to the logits.
+        batch_norm: Name of the BatchNorm that gets its features as they are, or None.
+        activation: Name of the function of single numbers that follows, or "".
+        next_layer: Name of the next layer, if that reads one input a unit, or None.
+    """
+
+    name: str
+    leaves: tuple[str, ...]
+    output_shape: tuple[int, ...]
+    kernel_layer: str
+    kernel_shape: tuple[int, ...]
+    calls: int = 1
+    is_cut: bool = True
+    batch_norm: str | None = None
+    activation: str = ""
+    next_layer: str | None = None
+
+    @property
+    def num_units(self) -> int:
+        """Dimension of the normal over this layer."""
+        return self.output_shape[-1]
+
+    @property
+    def is_of_tokens(self) -> bool:
+        """Whether its output is neither a vector nor feature maps."""
+        return len(self.output_shape) not in (1, 3)
+
+
+class _Place(NamedTuple):
+    """Where a layer's features are: carries over between numbers of images."""
+
+    var: Any
+    unit_axis: int
+
+
+class _BatchNorm(NamedTuple):
+    name: str
+    inputs: Any
+    axes: tuple[int, ...]
+    mean: str
+    var: str
+
+
+class Graph:
+    """A function of `(variables, images, …)`, traced for arrays of these shapes.
+
+    The first array that the function returns is the logits.
+    """
+
+    def __init__(self, function: Callable, *arguments: Any, _known: Any = None):
+        """Traces; nothing is computed.
+
+        Args:
+            function: Takes the variables, images `[batch, …]`, and anything further.
+            arguments: Arrays, or their shapes and dtypes.
+        """
+        leaves, self._tree = jax.tree.flatten(arguments)
+        avals = tuple(map(_aval, leaves))
+        self._closed, self._out_tree = _traced(function, self._tree, avals)
+        self.depends_on_more = _depends_on_more(self._closed)
+        jaxpr = self._closed.jaxpr
+        self._eqns, self._outvars = list(jaxpr.eqns), list(jaxpr.outvars)
+        paths = [
+            _path(path)
+            for path, _ in jax.tree_util.tree_flatten_with_path(arguments[0])[0]
+        ]
+        self._leaf_vars = dict(zip(paths, jaxpr.invars, strict=False))
+        self._images = jaxpr.invars[len(paths)]
+        self._users = _users(self._eqns, self._outvars)
+        self._maker = {var: eqn for eqn in self._eqns for var in eqn.outvars}
+        self._spread()
+        if _known is None:
+            batch = jax.ShapeDtypeStruct(
+                (MANY, *arguments[1].shape[1:]), arguments[1].dtype
+            )
+            _known = (
+                {}
+                if arguments[1].shape[0] == MANY
+                else Graph(
+                    function, arguments[0], batch, *arguments[2:], _known={}
+                )._shapes
+            )
+        self._known = _known
+        self._find_batch_norms()
+        self._find_layers()
+
+    # What is there -----------------------------------------------------------------
+
+    def _spread(self):
+        """Which values depend on the images, and of which leaves each is made."""
+        self._of_images = {self._images}
+        self._sources = {
+            var: frozenset([path]) for path, var in self._leaf_vars.items()
+        }
+        self.hidden: tuple[str, ...] = ()
+        for eqn in self._eqns:
+            inputs = _variables(eqn.invars)
+            sources = frozenset().union(
+                *(self._sources.get(var, frozenset()) for var in inputs)
+            )
+            if not self._of_images.isdisjoint(inputs):
+                self._of_images.update(eqn.outvars)
+                if eqn.primitive.name in ("scan", "while", "cond") and _multiplies(eqn):
+                    own = [self._sources.get(v, ()) for v in inputs]
+                    found = (path for paths in own for path in paths)
+                    self.hidden += tuple(dict.fromkeys(found))
+            else:
+                self._sources.update(dict.fromkeys(eqn.outvars, sources))
+
+    def _find_layers(self):
+        found = []
+        for eqn in self._eqns:
+            if not (eqn.primitive.name in _PRODUCTS or _is_closed_product(eqn)):
+                continue
+            inputs = _variables(eqn.invars)
+            weights = [var for var in inputs if self._sources.get(var)]
+            if len(weights) == 1 or (weights and eqn.primitive.name not in _PRODUCTS):
+                images = [var for var in inputs if var in self._of_images]
+                if len(images) == 1:
+                    found.append((eqn, weights[0]))
+        leaves = {weight: sorted(self._sources[weight]) for _, weight in found}
+        named = {
+            weight: max(paths, key=lambda path: self._leaf_vars[path].aval.size)
+            for weight, paths in leaves.items()
+        }
+        # Two leaves of one module (a recurrent cell's) are told apart by their own.
+        owners = collections.Counter(_owner(path) for path in set(named.values()))
+        self.layers: dict[str, Layer] = {}
+        self._places: dict[str, _Place] = {}
+        self._shapes: dict[str, tuple] = {}
+        self._kernels: dict[str, tuple] = {}
+        self._layer_eqns: dict[str, Any] = {}
+        for eqn, weight in found:
+            path = named[weight]
+            name = _owner(path) if owners[_owner(path)] == 1 else path
+            if name in self.layers:
+                layer = self.layers[name]
+                self.layers[name] = dataclasses.replace(layer, calls=layer.calls + 1)
+                continue
+            order = _kernel_order(eqn, weight)
+            if order is None:
+                continue
+            var, unit_axis = self._feature(name, eqn, order.unit_axis)
+            if var is None:
+                continue
+            shape = list(var.aval.shape)
+            units = shape.pop(unit_axis)
+            norm = next((n.name for n in self._norms if n.inputs is var), None)
+            self._places[name] = _Place(var, unit_axis)
+            self._shapes[name] = (tuple(var.aval.shape), unit_axis)
+            self._kernels[name] = (weight, order)
+            self._layer_eqns[name] = eqn
+            self.layers[name] = Layer(
+                name=name,
+                leaves=tuple(leaves[weight]),
+                output_shape=(*shape[1:], units),
+                kernel_layer=name,
+                kernel_shape=order.shape(weight.aval.shape),
+                is_cut=self._is_cut(var),
+                batch_norm=norm,
+                activation=self._activation(var),
+            )
+        self._find_means()
+        # In the order of the values that they say.
+        order = {var: place for place, var in enumerate(self._maker)}
+        self.layers = _chain(
+            dict(
+                sorted(
+                    self.layers.items(),
+                    key=lambda item: order[self._places[item[0]].var],
+                )
+            )
+        )
+
+    def _feature(self, name, eqn, unit_axis):
+        """The features of a layer, units' axis: after its bias, images first."""
+        target = self._target(name)
+        var = eqn.outvars[0]
+        steps = [(var, unit_axis)]
+        while True:
+            users = self._users[var]
+            if len(users) != 1 or users[0] is None:
+                break
+            (user,) = users
+            primitive, made = user.primitive.name, user.outvars[0]
+            if primitive in _LAYOUT:
+                unit_axis = _moved(user, unit_axis)
+                if unit_axis is None:
+                    break
+            elif not self._is_bias(user, var):
+                break
+            var = made
+            steps.append((var, unit_axis))
+            if primitive in _ADDITIONS:
+                break
+        # Layout that no bias follows is the next layer's, unless it is needed.
+        last = max(
+            (
+                place
+                for place, (step, _) in enumerate(steps)
+                if not place or self._maker[step].primitive.name in _ADDITIONS
+            ),
+        )
+        for var, unit_axis in [*steps[last:], *reversed(steps[:last])]:
+            if target(var.aval.shape, unit_axis):
+                return var, unit_axis
+        return None, None
+
+    def _target(self, name):
+        """Whether a shape is that of a layer's features, batch first."""
+        if name in self._known:
+            shape, axis = self._known[name]
+            batch = self._images.aval.shape[0]
+            return lambda found, at: (found, at) == ((batch, *shape[1:]), axis)
+        batch = self._images.aval.shape[0]
+        return lambda found, at: bool(found) and found[0] == batch and at != 0
+
+    def _is_bias(self, eqn, var):
+        """Whether it adds a leaf of one number a unit, or one number for all."""
+        if eqn.primitive.name != "add" or len(eqn.invars) != 2:
+            return False
+        (other,) = [one for one in eqn.invars if one is not var] or [None]
+        if other is None or isinstance(other, core.Literal):
+            return False
+        sources = self._sources.get(other, ())
+        if other in self._of_images or len(sources) != 1:
+            return False
+        (path,) = sources
+        return not any(path in (norm.mean, norm.var) for norm in self._norms) and (
+            self._spreads(other, path)
+        )
+
+    def _spreads(self, var, path):
+        """Whether `var` is the leaf, laid out or repeated."""
+        while var is not self._leaf_vars[path]:
+            eqn = self._maker.get(var)
+            if eqn is None or eqn.primitive.name not in _SPREADING:
+                return False
+            (var,) = _variables(eqn.invars)[:1] or [None]
+        return True
+
+    def _activation(self, var):
+        """What is applied to every number behind a layer and its BatchNorm."""
+        while True:
+            users = self._users[var]
+            if len(users) != 1 or users[0] is None:
+                return ""
+            (eqn,) = users
+            made = eqn.outvars[0]
+            if len(eqn.outvars) != 1 or made.aval.shape != var.aval.shape:
+                return ""
+            images = [one for one in _variables(eqn.invars) if one in self._of_images]
+            if images != [var] or eqn.primitive.name in _PRODUCTS:
+                return ""
+            others = [one for one in _variables(eqn.invars) if one is not var]
+            if eqn.primitive.name in _SPREADING or any(
+                self._sources.get(one) for one in others
+            ):
+                var = made
+                continue
+            return _function_name(eqn)
+
+    def _is_cut(self, var):
+        reached = {self._images} - {var}
+        for eqn in self._eqns:
+            if not reached.isdisjoint(_variables(eqn.invars)):
+                reached.update(one for one in eqn.outvars if one is not var)
+        return self._outvars[0] not in reached
+
+    def _find_means(self):
+        """Means over the places of the last convolution, as layers of their own."""
+        for eqn in self._eqns:
+            inputs = _variables(eqn.invars)
+            if eqn.primitive.name != "reduce_sum" or inputs[0] not in self._of_images:
+                continue
+            made, shape = eqn.outvars[0], inputs[0].aval.shape
+            below = self._last_layer(inputs[0])
+            users = self._users[made]
+            if below is None or len(shape) != 4 or len(made.aval.shape) != 2:
+                continue
+            place = self._places[below]
+            kept = [axis for axis in range(4) if axis not in eqn.params["axes"]]
+            layer = self.layers[below]
+            if kept != [0, place.unit_axis] or shape[kept[1]] != layer.num_units:
+                continue
+            if (
+                len(users) == 1
+                and users[0]
+                and users[0].primitive.name
+                in (
+                    "div",
+                    "mul",
+                )
+            ):
+                made = users[0].outvars[0]
+            # Linen and Keras note which module computes: "ResNet/pool".
+            _, _, scope = str(eqn.source_info.name_stack).partition("/")
+            name = f"{below}/mean" if scope in ("", *self.layers) else scope
+            if name in self.layers:
+                continue
+            self._places[name] = _Place(made, 1)
+            self._shapes[name] = (tuple(made.aval.shape), 1)
+            self.layers[name] = dataclasses.replace(
+                layer,
+                name=name,
+                output_shape=(layer.num_units,),
+                is_cut=self._is_cut(made),
+                batch_norm=None,
+                activation=self._activation(made),
+            )
+
+    def _last_layer(self, var):
+        """The layer with a convolution that was computed last before `var`."""
+        above = {id(eqn) for eqn in _needed(self._eqns, [var])}
+        names = {id(eqn): name for name, eqn in self._layer_eqns.items()}
+        found = [names[id(e)] for e in self._eqns if id(e) in above and id(e) in names]
+        return found[-1] if found else None
+
+    def _find_batch_norms(self):
+        """Divisions of something of the images by the root of one leaf."""
+        self._norms: list[_BatchNorm] = []
+        roots = {}
+        for eqn in self._eqns:
+            if eqn.primitive.name in ("rsqrt", "sqrt", "pow"):
+                (var,) = _variables(eqn.invars)[:1] or [None]
+                sources = self._sources.get(var, ())
+                if len(sources) == 1:
+                    roots[eqn.outvars[0]] = next(iter(sources))
+        for eqn in self._eqns:
+            if eqn.primitive.name not in ("mul", "div") or len(eqn.invars) != 2:
+                continue
+            scaled = [one for one in _variables(eqn.invars) if one in self._of_images]
+            others = [
+                one for one in _variables(eqn.invars) if one not in self._of_images
+            ]
+            if len(scaled) != 1 or len(others) != 1:
+                continue
+            above = _needed(self._eqns, others)
+            root = [roots[var] for e in above for var in e.outvars if var in roots]
+            if len(root) != 1:
+                continue
+            found = self._centred(scaled[0], eqn, root[0], above)
+            if found:
+                inputs, mean, axes = found
+                self._norms.append(
+                    _BatchNorm(_owner(root[0]), inputs, axes, mean, root[0])
+                )
+
+    def _centred(self, scaled, eqn, root, above):
+        """What a BatchNorm gets, the leaf of its mean, and the axes of its features."""
+        maker = self._maker.get(scaled)
+        if maker is not None and maker.primitive.name in _ADDITIONS:
+            images = [v for v in _variables(maker.invars) if v in self._of_images]
+            means = [v for v in _variables(maker.invars) if v not in self._of_images]
+            if len(images) == 1 and len(means) == 1:
+                sources = self._sources.get(means[0], frozenset())
+                if len(sources) == 1 and self._fits(sources, root):
+                    axes = self._varying(means[0], images[0].aval.ndim)
+                    return images[0], next(iter(sources)), axes
+        # Or the product with the mean is taken off afterwards: x · a + (b - mean · a).
+        (user,) = self._users[eqn.outvars[0]][:1] or [None]
+        if user is None or user.primitive.name not in _ADDITIONS:
+            return None
+        shift = [v for v in _variables(user.invars) if v is not eqn.outvars[0]]
+        if len(shift) != 1 or shift[0] in self._of_images:
+            return None
+        before = {id(e) for e in above}
+        for product in _needed(self._eqns, shift):
+            if product.primitive.name != "mul" or id(product) in before:
+                continue
+            sides = [self._sources.get(v, frozenset()) for v in product.invars[:2]]
+            for mine, other in (sides, sides[::-1]):
+                if len(mine) == 1 and root in other and self._fits(mine, root):
+                    axes = self._varying(shift[0], scaled.aval.ndim)
+                    return scaled, next(iter(mine)), axes
+        return None
+
+    def _fits(self, sources, root):
+        (path,) = sources
+        sizes = [self._leaf_vars[one].aval.size for one in (path, root)]
+        return path != root and sizes[0] == sizes[1]
+
+    def _varying(self, var, ndim):
+        """The axes, of a value with `ndim`, along which `var` is not the same."""
+        eqn = self._maker.get(var)
+        if eqn is not None and eqn.primitive.name == "broadcast_in_dim":
+            sides = eqn.invars[0].aval.shape
+            places = eqn.params["broadcast_dimensions"]
+            found = [at for at, side in zip(places, sides, strict=True) if side > 1]
+        else:
+            found = [at for at, side in enumerate(var.aval.shape) if side > 1]
+        return tuple(at + ndim - var.aval.ndim for at in found)
+
+    # What can be done with it ------------------------------------------------------
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether there are moments of a BatchNorm of images."""
+        return any(norm.inputs.aval.ndim > 2 for norm in self._norms)
+
+    def run(
+        self,
+        *arguments: Any,
+        wanted: Sequence[str] = (),
+        given: Mapping[str, Any] | None = None,
+        moments: bool = False,
+        plan: Callable | None = None,
+    ) -> tuple[Any, list[Any], list[Moments]]:
+        """What the function returns, features of layers, moments of BatchNorms.
+
+        Args:
+            arguments: Arrays of the shapes that the graph was traced for.
+            wanted: Layers, used once, whose features are returned, units last.
+            given: Features in place of what layers say.
+            moments: Whether to return those of the BatchNorms of images. BatchNorms of
+                vectors are left out, as in DeepInversion: behind dropout, which
+                evaluation does without, they keep variances that no image could have.
+            plan: What computes some of the equations otherwise; see `interpret`.
+        """
+        given = given or {}
+        norms = [n for n in self._norms if moments and n.inputs.aval.ndim > 2]
+        places = [self._places[name] for name in wanted]
+        outvars = [
+            *self._outvars,
+            *(place.var for place in places),
+            *(norm.inputs for norm in norms),
+        ]
+        replaced = {
+            self._places[name].var: jnp.moveaxis(
+                features, -1, self._places[name].unit_axis
+            )
+            for name, features in given.items()
+        }
+        env = self._env(*arguments)
+        eqns = _needed(self._eqns, outvars, known=replaced)
+        results = interpret(eqns, env | replaced, outvars, plan=plan)
+        num_outputs = len(self._outvars)
+        outputs = self._out_tree.unflatten(results[:num_outputs])
+        features = [
+            jnp.moveaxis(value, place.unit_axis, -1)
+            for place, value in zip(places, results[num_outputs:], strict=False)
+        ]
+        inputs = results[num_outputs + len(places) :]
+        return (
+            outputs,
+            features,
+            [
+                self._moments(norm, value, env)
+                for norm, value in zip(norms, inputs, strict=True)
+            ],
+        )
+
+    def _moments(self, norm, inputs, env):
+        """Over all axes but those of the features, in float32."""
+        axes = norm.axes
+        if env[self._leaf_vars[norm.var]].size == 1:
+            axes = tuple(at for at, side in enumerate(inputs.shape) if at and side == 1)
+            axes = axes[:1]
+        others = tuple(axis for axis in range(inputs.ndim) if axis not in axes)
+        inputs = inputs.astype(jnp.float32)
+        mean, var = inputs.mean(others), inputs.var(others)
+        return Moments(
+            mean=mean,
+            var=var,
+            running_mean=env[self._leaf_vars[norm.mean]].reshape(mean.shape),
+            running_var=env[self._leaf_vars[norm.var]].reshape(var.shape),
+        )
+
+    def inputs(self, *arguments: Any, plan: Callable | None = None) -> dict[str, Any]:
+        """What every layer with a kernel gets, batch first, as it lies."""
+        env = self._env(*arguments)
+        taken = {
+            name: next(v for v in _variables(eqn.invars) if v in self._of_images)
+            for name, eqn in self._layer_eqns.items()
+        }
+        outvars = list(taken.values())
+        values = interpret(_needed(self._eqns, outvars), env, outvars, plan=plan)
+        return dict(zip(taken, values, strict=True))
+
+    def kernel(self, variables: Any, name: str) -> Any:
+        """A layer's kernel, `[…, inputs, units]`, however the framework keeps it."""
+        var, order = self._kernels[self.layers[name].kernel_layer]
+        env = self._env(variables)
+        (value,) = interpret(_needed(self._eqns, [var]), env, [var])
+        return order.ordered(value)
+
+    @property
+    def unfit(self) -> str:
+        """The first layer that is no plain product with its kernel; empty if none."""
+        for name, eqn in self._layer_eqns.items():
+            spread = eqn.params.get("lhs_dilation", (1,))
+            groups = eqn.params.get("feature_group_count", 1)
+            if eqn.primitive.name not in _PRODUCTS or max(groups, *spread) > 1:
+                return name
+        return ""
+
+    def linear(self, name: str, inputs: Any, kernel: Any, bias: Any = None) -> Any:
+        """What a layer would say with another kernel and bias.
+
+        Args:
+            name: Of a layer with a kernel.
+            inputs: As `inputs` gives them.
+            kernel: `[…, inputs, units]`, with any number of units.
+            bias: `[units]`, or None for none.
+
+        Returns:
+            `[places, units]`.
+        """
+        eqn, (weight, order) = self._layer_eqns[name], self._kernels[name]
+        params = dict(eqn.params)
+        shape = [weight.aval.shape[axis] for axis in order.axes[:-1]]
+        laid = jnp.reshape(kernel, (*shape, -1))
+        laid = laid.transpose([order.axes.index(axis) for axis in range(laid.ndim)])
+        product = getattr(jax.lax, eqn.primitive.name)
+        names = inspect.signature(product).parameters
+        outputs = product(
+            *(laid if var is weight else inputs for var in eqn.invars),
+            **{key: value for key, value in params.items() if key in names},
+        )
+        outputs = jnp.moveaxis(outputs, order.unit_axis, -1)
+        outputs = outputs.reshape(-1, outputs.shape[-1])
+        return outputs if bias is None else outputs + bias[None]
+
+    def patches(self, name: str, inputs: Any) -> Any:
+        """`[places, window · inputs]`, what a layer's kernel is multiplied with."""
+        shape = self.layers[name].kernel_shape[:-1]
+        one_each = jnp.eye(math.prod(shape), dtype=inputs.dtype)
+        return self.linear(name, inputs, one_each.reshape(*shape, -1))
+
+    def owners(self) -> dict[str, str | None]:
+        """For each module with leaves, the last layer up to where they are used."""
+        names = {id(eqn): name for name, eqn in self._layer_eqns.items()}
+        found: dict[str, str | None] = {}
+        last = None
+        for eqn in self._eqns:
+            inputs = _variables(eqn.invars)
+            if self._of_images.isdisjoint(inputs):
+                continue
+            last = names.get(id(eqn), last)
+            for var in inputs:
+                for path in self._sources.get(var, ()):
+                    found.setdefault(_owner(path), last)
+        return found
+
+    def ending(self) -> str:
+        """Returns "softmax" or "log_softmax" if the network ends in one, else ""."""
+        out = self._outvars[0]
+        last = max(
+            (self._eqns.index(eqn) for eqn in self._layer_eqns.values()), default=-1
+        )
+        values = jax.random.normal(jax.random.key(0), out.aval.shape, jnp.float32) * 3
+        env = self._env()
+        for eqn in self._eqns[max(last, 0) :]:
+            var = eqn.outvars[0]
+            if (
+                var is out
+                or var.aval.shape != out.aval.shape
+                or var not in self._of_images
+                or not self._is_cut(var)
+            ):
+                continue
+            eqns = _needed(self._eqns, [out], known={var})
+            read = {one for e in eqns for one in _variables(e.invars)}
+            if read - {var} - env.keys() - self._maker.keys():
+                continue  # A leaf is still to come.
+            # By what it computes, since there are many ways to write it.
+            (found,) = interpret(eqns, env | {var: values}, [out])
+            for name in ("log_softmax", "softmax"):
+                expected = getattr(jax.nn, name)(values)
+                if jnp.allclose(found, expected, rtol=1e-4, atol=1e-5):
+                    return name
+        return ""
+
+    def _env(self, *arguments):
+        """Values of the graph's constants, and of its arguments from the first on."""
+        jaxpr = self._closed.jaxpr
+        env = dict(zip(jaxpr.constvars, self._closed.consts, strict=True))
+        return env | dict(zip(jaxpr.invars, jax.tree.leaves(arguments), strict=False))
+
+
+def of(function: Callable, *arguments: Any) -> Graph:
+    """The graph of a function for arrays of these shapes; made once, if it can be."""
+    leaves, tree = jax.tree.flatten(arguments)
+    return _kept(_graph, function, tree, tuple(map(_aval, leaves)))
+
+
+@functools.lru_cache(maxsize=32)
+def _graph(function, tree, avals, context):
+    del context
+    made = Graph(function, *tree.unflatten(avals))
+    if made.depends_on_more:
+        raise _Uncached(made)
+    return made
+
+
+def _aval(leaf):
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
+def run(function: Callable, arguments: Any, *, plan: Callable | None = None) -> Any:
+    """What the function returns, with some of its equations computed otherwise."""
+    if plan is None:
+        return function(*arguments)
+    leaves, tree = jax.tree.flatten(arguments)
+    avals = tuple(map(_aval, leaves))
+    closed, out_tree = _traced(function, tree, avals)
+    env = dict(zip(closed.jaxpr.invars, leaves, strict=True))
+    env |= dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    jaxpr = closed.jaxpr
+    return out_tree.unflatten(interpret(jaxpr.eqns, env, jaxpr.outvars, plan=plan))
+
+
+def interpret(
+    eqns: Sequence[Any],
+    env: Mapping[Any, Any],
+    outvars: Sequence[Any],
+    *,
+    plan: Callable | None = None,
+) -> list[Any]:
+    """Runs equations; returns the values of `outvars`.
+
+    Args:
+        eqns: In an order in which they can be run.
+        env: Values of what no equation makes.
+        outvars: What is returned.
+        plan: Takes `eqns` and `outvars`; returns, for places of equations, a `Step`
+            that is run there in place of several equations.
+    """
+    env = dict(env)
+    steps = plan(eqns, outvars) if plan else {}
+    covered = {place for step in steps.values() for place in step.covers}
+    for place, eqn in enumerate(eqns):
+        if place in steps:
+            step = steps[place]
+            env[step.output] = step.function(*(_read(env, var) for var in step.inputs))
+        elif place not in covered:
+            values = _bind(eqn, [_read(env, var) for var in eqn.invars], plan)
+            env.update(zip(eqn.outvars, values, strict=True))
+    return [_read(env, var) for var in outvars]
+
+
+class Step(NamedTuple):
+    """What is computed in place of equations.
+
+    Attributes:
+        function: Of the inputs' values.
+        inputs: Variables or literals.
+        output: Variable.
+        covers: Places of the equations that need not be run.
+    """
+
+    function: Callable
+    inputs: tuple[Any, ...]
+    output: Any
+    covers: tuple[int, ...]
+
+
+def is_literal(var: Any) -> bool:
+    """Whether it is a number in the program's text."""
+    return isinstance(var, core.Literal)
+
+
+def literal(var: Any) -> Any:
+    """The number of a literal; None for a variable."""
+    return var.val if is_literal(var) else None
+
+
+def _read(env, var):
+    return var.val if isinstance(var, core.Literal) else env[var]
+
+
+def _bind(eqn, values, plan=None):
+    """Runs one equation, as a program of its own."""
+    if plan is not None:
+        eqn = _replanned(eqn, plan)
+    pairs = [
+        (var, value)
+        for var, value in zip(eqn.invars, values, strict=True)
+        if not isinstance(var, core.Literal)
+    ]
+    known = dict(pairs)
+    jaxpr = _empty().replace(
+        invars=list(known), outvars=list(eqn.outvars), eqns=[eqn], effects=eqn.effects
+    )
+    return jax.core.eval_jaxpr(jaxpr, (), *known.values())
+
+
+@functools.cache
+def _empty():
+    return jax.make_jaxpr(lambda: ())().jaxpr
+
+
+def _replanned(eqn, plan):
+    """A loop or branch with a plan for its body."""
+    if eqn.primitive.name not in ("scan", "while", "cond"):
+        return eqn
+
+    def replanned(closed):
+        def run(*arguments):
+            env = dict(zip(closed.jaxpr.invars, arguments, strict=True))
+            env |= dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+            return interpret(closed.jaxpr.eqns, env, closed.jaxpr.outvars, plan=plan)
+
+        closed = flat(closed)
+        return jax.make_jaxpr(run)(*_avals(closed.jaxpr.invars))
+
+    changed = {}
+    for key, value in eqn.params.items():
+        if isinstance(value, core.ClosedJaxpr):
+            changed[key] = replanned(value)
+        elif (
+            isinstance(value, tuple)
+            and value
+            and isinstance(value[0], core.ClosedJaxpr)
+        ):
+            changed[key] = tuple(map(replanned, value))
+    return eqn.replace(params=eqn.params | changed)
+
+
+def _avals(variables):
+    return [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in variables]
+
+
+@functools.lru_cache(maxsize=32)
+def _cached(function, tree, avals, context):
+    del context  # Apart from the arguments, what a trace depends on.
+    out_tree = None
+
+    def leafwise(*leaves):
+        nonlocal out_tree
+        outputs, out_tree = jax.tree.flatten(function(*tree.unflatten(leaves)))
+        return outputs
+
+    closed = flat(jax.make_jaxpr(leafwise)(*avals))
+    if _depends_on_more(closed):
+        raise _Uncached((closed, out_tree))
+    return closed, out_tree
+
+
+def _depends_on_more(closed):
+    return any(isinstance(const, jax.core.Tracer) for const in closed.consts) or any(
+        map(_names_an_axis, closed.jaxpr.eqns)
+    )
+
+
+def _names_an_axis(eqn):
+    """Whether it depends on how many devices there are."""
+    names = eqn.params.get("axes", eqn.params.get("axis_name", ()))
+    names = names if isinstance(names, tuple) else (names,)
+    return any(isinstance(name, str) for name in names) or any(
+        _names_an_axis(one) for jaxpr in _inner(eqn) for one in jaxpr.eqns
+    )
+
+
+class _Uncached(Exception):
+    """A trace that depends on more than the arguments' shapes: not to be kept."""
+
+
+def _traced(function, tree, avals):
+    """The function's flat jaxpr, and the tree of what it returns."""
+    return _kept(_cached, function, tree, avals)
+
+
+def _kept(cached, function, *arguments):
+    """What `cached` makes, which may say that it must not be kept."""
+    context = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
+    try:
+        hash(function)
+    except TypeError:
+        cached = cached.__wrapped__
+    try:
+        return cached(function, *arguments, context)
+    except _Uncached as found:
+        return found.args[0]
+
+
+def flat(closed: Any) -> Any:
+    """The same program with calls inlined."""
+
+    def run(jaxpr, consts, arguments):
+        env = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= dict(zip(jaxpr.invars, arguments, strict=True))
+        for eqn in jaxpr.eqns:
+            values = [_read(env, var) for var in eqn.invars]
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            if eqn.primitive.name in _INLINED and inner is not None:
+                closed = isinstance(inner, core.ClosedJaxpr)
+                inner, own = (inner.jaxpr, inner.consts) if closed else (inner, ())
+                # So that whose equations they are is still to be read.
+                with jax.named_scope(str(eqn.source_info.name_stack)):
+                    made = run(inner, own, values)
+            else:
+                made = _bind(eqn, values)
+            env.update(zip(eqn.outvars, made, strict=True))
+        return [_read(env, var) for var in jaxpr.outvars]
+
+    return jax.make_jaxpr(
+        lambda *arguments: run(closed.jaxpr, closed.consts, arguments)
+    )(*_avals(closed.jaxpr.invars))
+
+
+def _users(eqns, outvars):
+    """Equations that read a variable; None stands for the program's outputs."""
+    users = collections.defaultdict(list)
+    for eqn in eqns:
+        for var in set(_variables(eqn.invars)):
+            users[var].append(eqn)
+    for var in _variables(outvars):
+        users[var].append(None)
+    return users
+
+
+def _needed(eqns, outvars, known: Iterable[Any] = ()):
+    """The equations without which `outvars` cannot be computed."""
+    wanted = set(_variables(outvars)) - set(known)
+    kept = []
+    for eqn in reversed(eqns):
+        if not wanted.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            wanted.update(var for var in _variables(eqn.invars) if var not in known)
+    return kept[::-1]
+
+
+def _variables(atoms):
+    return [atom for atom in atoms if not isinstance(atom, core.Literal)]
+
+
+def _inner(eqn):
+    """Jaxprs in an equation's parameters."""
+    for value in eqn.params.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, core.ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, core.Jaxpr):
+                yield one
+
+
+def _multiplies(eqn):
+    return eqn.primitive.name in _PRODUCTS or any(
+        _multiplies(one) for jaxpr in _inner(eqn) for one in jaxpr.eqns
+    )
+
+
+def _function_name(eqn):
+    """The name of a function, of a call or of the equation inside of it: "relu"."""
+    while "name" not in eqn.params:
+        inner = next(_inner(eqn), None)
+        if inner is None or len(inner.eqns) != 1:
+            break
+        (eqn,) = inner.eqns
+    return str(eqn.params.get("name", eqn.primitive.name))
+
+
+def _is_closed_product(eqn):
+    return eqn.primitive.name.startswith("custom_") and _multiplies(eqn)
+
+
+class _Order(NamedTuple):
+    """How a kernel lies: axes of the window, of inputs, of units; units' in outputs."""
+
+    axes: tuple[int, ...]
+    num_window: int
+    unit_axis: int
+
+    def shape(self, shape):
+        ordered = [shape[axis] for axis in self.axes]
+        window, inputs = ordered[: self.num_window], ordered[self.num_window : -1]
+        return (*window, math.prod(inputs), ordered[-1])
+
+    def ordered(self, kernel):
+        return jnp.transpose(kernel, self.axes).reshape(self.shape(kernel.shape))
+
+
+def _kernel_order(eqn, weight):
+    """Of a layer with one axis of units; None for any other."""
+    if eqn.primitive.name == "dot_general":
+        (contracting, batch) = eqn.params["dimension_numbers"]
+        side = 0 if eqn.invars[0] is weight else 1
+        taken = [*contracting[side], *batch[side]]
+        units = [axis for axis in range(weight.aval.ndim) if axis not in taken]
+        if len(units) != 1 or batch[side]:
+            return None
+        free = eqn.invars[1 - side].aval.ndim - len(contracting[1 - side])
+        return _Order((*contracting[side], units[0]), 0, 0 if side == 0 else free)
+    if eqn.primitive.name == "conv_general_dilated":
+        numbers = eqn.params["dimension_numbers"]
+        out, inputs, *window = numbers.rhs_spec
+        if eqn.invars[1] is not weight or eqn.params["batch_group_count"] > 1:
+            return None
+        return _Order((*window, inputs, out), len(window), numbers.out_spec[1])
+    # A convolution or product with a gradient of its own, channels last.
+    ndim = weight.aval.ndim
+    out = eqn.outvars[0].aval
+    if len(eqn.outvars) > 1 or ndim < 2 or out.shape[-1:] != weight.aval.shape[-1:]:
+        return None
+    return _Order(tuple(range(ndim)), ndim - 2, out.ndim - 1)
+
+
+def _moved(eqn, axis):
+    """Where an axis is after a change of layout; None if it is merged or cut."""
+    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    if eqn.primitive.name == "transpose":
+        return eqn.params["permutation"].index(axis)
+    if before == after:
+        return axis
+    size, ahead = before[axis], math.prod(before[:axis])
+    for place, side in enumerate(after):
+        if side == size and math.prod(after[:place]) == ahead:
+            return place
+    return None
+
+
+def _chain(found):
+    """With `next_layer` filled in."""
+    names = list(found)
+    chained = {}
+    for place, (name, layer) in enumerate(found.items()):
+        later = (found[one] for one in names[place + 1 :])
+        following = next((one for one in later if one.kernel_layer == one.name), None)
+        if following and following.kernel_shape[-2] == layer.num_units:
+            layer = dataclasses.replace(layer, next_layer=following.name)
+        chained[name] = layer
+    return chained
+
+
+def _path(keys):
+    """A leaf's path as text: "params/conv_1/kernel", "layers/0/weight"."""
+    parts = []
+    for key in keys:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(key, attribute):
+                parts.append(str(getattr(key, attribute)))
+                break
+    return "/".join(parts)
+
+
+def _owner(path):
+    """The module of a leaf: "conv_1" of "params/conv_1/kernel"."""
+    path = path.removeprefix("params/").removeprefix("batch_stats/")
+    for separator in ("/", "."):
+        if separator in path:
+            return path.rsplit(separator, 1)[0]
+    return path
