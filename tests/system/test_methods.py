@@ -173,7 +173,7 @@ def test_workdir_of_another_method_is_refused(lab, toys, dafl, tmp_path):
         ("dafl", {"feature_layer": "dense_3"}, ["config.feature_layer", "dense_2"]),
         ("dafl", {"batch_size": 7}, ["config.batch_size=7", "2 devices"]),
         ("dfad", {"one_hot_weight": 1}, ["one_hot_weight is not a setting"]),
-        ("kd", {"synthesis__num_images": 10}, ["config.synthesis.num_images is"]),
+        ("kd", {"synthesis__num_images": 10}, ["config.synthesis is not a setting"]),
         ("kd", {"data__dataset": ""}, ["config.data.dataset=''", "name the data"]),
     ],
 )
