@@ -95,7 +95,14 @@ def test_stages_add_up(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["synthesis", "distillation", "stages", "scaling", "cost"]
+    "name",
+    [
+        "synthesis",
+        *(
+            pytest.param(name, marks=pytest.mark.full)
+            for name in ("distillation", "stages", "scaling", "cost")
+        ),
+    ],
 )
 def test_help_shows_a_command_and_its_duration(name):
     done = subprocess.run(

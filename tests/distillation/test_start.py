@@ -34,7 +34,7 @@ NETWORKS = {
 }
 
 
-# What takes long to compile; one test does LeNet-5 every time.
+# What takes long to compile.
 LARGE = ("AlexNet", "LeNet-5")
 SOME = [
     pytest.param(name, marks=pytest.mark.full) if name in LARGE else name
@@ -69,7 +69,7 @@ def distance(one, other):
     return np.sqrt(np.square(one - other).mean() / other.var(axis=0).mean())
 
 
-@pytest.mark.parametrize("name", ["LeNet-5", *SOME[2:]])
+@pytest.mark.parametrize("name", SOME)
 def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
     module, variables, images = make(name, 4)
     found = start.part_of(module, variables, module, images)
@@ -208,6 +208,7 @@ def test_students_that_are_no_narrower_teachers(teacher, student, shape, reason)
     assert reason in str(error.value)
 
 
+@pytest.mark.full
 def test_a_start_is_fitted_in_float32_whatever_steps_compute_in(tmp_path):
     teacher, variables, images = make("own", 8)
 

@@ -73,7 +73,13 @@ def make(name, module):
     )
 
 
-@pytest.fixture(params=MODULES, scope="module")
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.full) if "AllConv" in name else name
+        for name in MODULES
+    ],
+    scope="module",
+)
 def network(request):
     return make(request.param, MODULES[request.param])
 

@@ -46,7 +46,8 @@ class Ledger:
                 "total": total,
                 "cells": dict(sorted(self.cells.items())),
                 "seconds": time.monotonic() - self.started,
-                "command": f"{FULL}={os.environ[FULL]} python -m pytest -m full tests/faults",
+                "command": f"{FULL}={os.environ[FULL]} "
+                "python -m pytest -m full tests/faults",
                 "machine": parallel.describe(),
                 "versions": workdir.versions(),
             },

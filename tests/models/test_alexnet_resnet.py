@@ -88,6 +88,7 @@ def test_what_the_first_dense_layer_sees(name):
     assert (whole.shape[0], half.shape[0]) == expected[name]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
 def test_training_and_evaluation_differ(network):
     variables = random_variables(network)
@@ -123,6 +124,7 @@ def test_training_and_evaluation_differ(network):
     np.testing.assert_array_equal(alone[0], quiet[0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
 def test_gradients_are_finite_and_reach_every_tensor(network):
     variables = random_variables(network)
@@ -140,7 +142,9 @@ def test_gradients_are_finite_and_reach_every_tensor(network):
         assert np.abs(leaf).max() > 0
 
 
-@pytest.mark.parametrize("window", ["flatten", "average"])
+@pytest.mark.parametrize(
+    "window", ["flatten", pytest.param("average", marks=pytest.mark.full)]
+)
 def test_soft_labels_from_the_pooled_features_of_a_resnet(window):
     """Their log-odds have the covariance that kernels of the last convolution give."""
     module = SMALL["resnet"]
@@ -166,6 +170,7 @@ def test_soft_labels_from_the_pooled_features_of_a_resnet(window):
     np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [(16, 16), (24, 40)])
 def test_resnets_take_other_image_sizes(size):
     images = jnp.zeros((1, *size, 1))

@@ -56,6 +56,7 @@ def test_upsampling_repeats_pixels():
     np.testing.assert_array_equal(found[0, :, :, 0], expected)
 
 
+@pytest.mark.full
 def test_statistics_over_devices_are_those_of_the_whole_batch():
     alone, variables = make((8, 8, 1))
     shared, _ = make((8, 8, 1), batch_axis=parallel.AXIS)

@@ -50,6 +50,7 @@ def test_half_a_program_is_compiled_again_and_kept(tmp_path):
     assert start(tmp_path) == []
 
 
+@pytest.mark.full
 def test_a_disk_that_fills_up_leaves_no_half_programs(tmp_path):
     [line] = start(tmp_path, 500)
     assert line.startswith(f"WARNING: Compiled programs cannot be kept in {tmp_path}")

@@ -64,8 +64,15 @@ def write_config(folder, path, *, module, layer, weights=None, **changes):
 
 @pytest.mark.parametrize(
     ("module", "layer"),
-    [("SmallCnn", "hidden"), ("AllConvolutional", "second/Conv_0")],
-    ids=["dense feature layer", "convolutional feature layer"],
+    [
+        pytest.param("SmallCnn", "hidden", id="dense feature layer"),
+        pytest.param(
+            "AllConvolutional",
+            "second/Conv_0",
+            id="convolutional feature layer",
+            marks=pytest.mark.full,
+        ),
+    ],
 )
 def test_distilled_by_config_alone(lab, folder, tmp_path, module, layer):
     """The settings of the file reach the run, and its own layer is the one modelled."""
@@ -128,6 +135,7 @@ def test_weights_in_any_form(teacher, tmp_path):
         assert found.description == teacher.description, name
 
 
+@pytest.mark.full
 def test_evaluation_of_a_run_whose_teacher_is_of_another_program(
     lab, folder, teacher, tmp_path
 ):
@@ -279,6 +287,7 @@ def test_networks_without_such_a_layer(tmp_path, module, phrase):
         )
 
 
+@pytest.mark.full
 def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     """Hard labels and the statistics of its BatchNorms, then the student by SGD."""
     workdir = tmp_path / "run"
@@ -301,6 +310,7 @@ def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.variables))
 
 
+@pytest.mark.full
 def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsys):
     """It is good before it has learnt anything; one that cannot is refused at once."""
     accuracies = {}

@@ -95,7 +95,7 @@ def _asked_for_no_more(results, workdir):
         pytest.param("paper", _asked_for_no_more, marks=pytest.mark.full),
         pytest.param("zskd", _fills_the_pixel_range, marks=pytest.mark.full),
         pytest.param("noise", _is_white_noise, marks=pytest.mark.full),
-        ("dafl", _asked_for_no_more),
+        pytest.param("dafl", _asked_for_no_more, marks=pytest.mark.full),
         pytest.param("dfad", _saw_two_batches_a_step, marks=pytest.mark.full),
     ],
 )

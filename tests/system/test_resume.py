@@ -161,7 +161,12 @@ def test_damaged_shards_are_made_again_and_nothing_else(toys, toy_copy, finished
             {"synthesis__num_steps": 2_000, "synthesis__num_images": 20},
             signal.SIGTERM,
         ),
-        ("student", {"distillation__num_steps": 1_000}, signal.SIGINT),
+        pytest.param(
+            "student",
+            {"distillation__num_steps": 1_000},
+            signal.SIGINT,
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["SIGTERM in synthesis", "SIGINT in distillation"],
 )
