@@ -86,7 +86,7 @@ class Pair:
 
 def start_pair(lab, folder, workdir, *, pictures=False, **changes):
     arguments = lab.arguments(workdir, **FEW_STEPS | changes)
-    return Pair(toys, folder, [arguments, arguments], pictures=pictures)
+    return Pair(lab, folder, [arguments, arguments], pictures=pictures)
 
 
 @pytest.fixture(scope="module")

@@ -208,9 +208,8 @@ def _assert_said(command, workdir, variant):
         assert "no real image and no label was read" not in report
 
 
-@pytest.mark.parametrize(
-    "variant", ["kd", pytest.param("few_shot", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("variant", ["kd", "few_shot"])
 def test_baselines_on_real_data_say_so(lab, prepared_training_data, tmp_path, variant):
     workdir = tmp_path / "run"
     command = lab.start(workdir, variant=variant, data__dir=prepared_training_data)

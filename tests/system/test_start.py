@@ -63,6 +63,7 @@ def test_help_and_config_errors_come_without_jax(lab, module, arguments, status)
     assert found.stdout.splitlines()[-1] == "HEAVY []"
 
 
+@pytest.mark.full
 def test_a_second_start_compiles_nothing(toys, tmp_path):
     """A run that was done before, in a new folder: every program comes from disk."""
     environment = {
