@@ -90,13 +90,8 @@ def test_killed_resumed_and_shared(lab, toys, settings, tmp_path):
 def test_stopped_with_two_runs_at_a_time(lab, settings, tmp_path, number):
     """The runs end too: their work directories are free at once."""
     workdir = tmp_path / "sweep"
-    given = arguments(
-        settings,
-        workdir,
-        "--seeds=0,1",
-        "--jobs=2",
-        "--config.distillation.num_steps=1000000",
-    )
+    long = settings | {"distillation.num_steps": 1_000_000}
+    given = arguments(long, workdir, "--seeds=0,1", "--jobs=2")
     folders = [workdir / "toy_smoke" / f"seed{seed}" for seed in (0, 1)]
     command = start(lab, given)
     command.interrupt_when(
@@ -150,7 +145,8 @@ def test_settings_in_json(lab, settings, tmp_path):
     assert command.wait() == 0, command.stderr
     [words, _] = map(shlex.split, command.stdout.splitlines())
     assert "--config.targets.sigma=1" in words
-    command = lab.runner.start("main", *words[3:], "--config.seed=-1")
+    words = [word.replace("--config.seed=0", "--config.seed=-1") for word in words]
+    command = lab.runner.start("main", *words[3:])
     [(status, line)] = lab.errors(command)
     assert (status, "config.seed=-1" in line) == (2, True)
 
