@@ -66,9 +66,6 @@ def run(
             source=f"The teacher {config.teacher.weights}",
             setting="config.data.dataset",
         )
-    if config.data.file and hosts.is_first():  # Before work, rather than after it.
-        real = held_out.load(config.data, split=config.data.split, report=progress.say)
-        real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
     if student is None:
         student = registry.create(
             config.student.name,
