@@ -11,8 +11,10 @@ from configs import mnist
 from dfkd_jax.config import DistillationConfig, SynthesisConfig, parse
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.distillation import step as distillation_steps
-from dfkd_jax.models import network, registry
+from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen, Model, Network
 from dfkd_jax.runtime import optimisation, parallel, training, weights
+from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis import step as synthesis_steps
 from dfkd_jax.teachers import weights as teachers
@@ -33,25 +35,22 @@ class Case:
 
     Attributes:
         name: The teacher's, in the registry.
-        module: The teacher.
-        variables: Its weights.
+        teacher: The network.
         feature_layer: For the activation loss.
-        image_shape: (height, width, channels).
-        mean: Per channel.
-        std: Per channel.
         synthesis: Settings.
         distillation: Settings.
     """
 
     name: str
-    module: Any
-    variables: Any
+    teacher: Network
     feature_layer: str
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     synthesis: SynthesisConfig
     distillation: DistillationConfig
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return tuple(self.teacher.description.image_shape)
 
 
 def case(name: str) -> Case:
@@ -60,29 +59,32 @@ def case(name: str) -> Case:
     The others take 32×32 colour images: plain pixels, no prior, no augmentation, L1
     loss, and weights that have learned nothing, which cost as much as any.
     """
-    module = registry.create(name)
+    model = Linen(registry.create(name))
     if name == "lenet5":
         config = parse(mnist.get_config().to_dict())
         variables, description = weights.load(teachers.find(config.teacher.weights))
         return Case(
             name=name,
-            module=module,
-            variables=variables,
+            teacher=Network(model=model, variables=variables, description=description),
             feature_layer=config.targets.feature_layer,
-            image_shape=tuple(description.image_shape),
-            mean=tuple(description.mean),
-            std=tuple(description.std),
             synthesis=config.synthesis,
             distillation=config.distillation,
         )
     return Case(
         name=name,
-        module=module,
-        variables=fresh(module, (32, 32, 3), seed=0),
+        teacher=Network(
+            model=model,
+            variables=fresh(model, (32, 32, 3), seed=0),
+            description=Description(
+                network=name,
+                num_classes=10,
+                image_shape=(32, 32, 3),
+                mean=(0.5, 0.5, 0.5),
+                std=(0.25, 0.25, 0.25),
+                dataset="",
+            ),
+        ),
         feature_layer="pool" if name.startswith("resnet") else "dense_2",
-        image_shape=(32, 32, 3),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
         synthesis=SynthesisConfig(
             grid_factors=(1,),
             pixel_bounds="none",
@@ -96,16 +98,16 @@ def case(name: str) -> Case:
     )
 
 
-def fresh(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> Any:
+def fresh(model: Model, image_shape: tuple[int, int, int], *, seed: int) -> Any:
     """Initial variables, as NumPy arrays."""
-    variables = network.init(module, jax.random.key(seed), image_shape)
+    variables = model.init(jax.random.key(seed), image_shape)
     return jax.tree.map(np.asarray, variables)
 
 
-def student(case: Case, **arguments: Any) -> tuple[Any, Any]:
+def student(case: Case, **arguments: Any) -> tuple[Model, Any]:
     """The student and its initial variables."""
-    module = registry.create(STUDENTS[case.name], arguments=arguments)
-    return module, fresh(module, case.image_shape, seed=1)
+    model = Linen(registry.create(STUDENTS[case.name], arguments=arguments))
+    return model, fresh(model, case.image_shape, seed=1)
 
 
 def labels(count: int) -> np.ndarray:
@@ -126,7 +128,7 @@ class Synthesis:
     def __init__(self, case: Case, *, per_device: int, num_steps: int, optimizer=None):
         config = case.synthesis
         parameterisation = synthesis_loop.make_parameterisation(
-            config, image_shape=case.image_shape, mean=case.mean, std=case.std
+            config, case.teacher.description
         )
         optimizer = optimizer or optax.adam(config.learning_rate)
         init = parallel.map_devices(
@@ -136,7 +138,6 @@ class Synthesis:
         )
         self._step = parallel.batch_parallel(
             synthesis_steps.make_step(
-                teacher=case.module,
                 feature_layer=case.feature_layer,
                 parameterisation=parameterisation,
                 optimizer=optimizer,
@@ -152,16 +153,14 @@ class Synthesis:
             )
         )
         self.num_images = parallel.device_count() * per_device
-        self._key, self._variables = parallel.replicate(
-            (jax.random.key(0), case.variables)
-        )
+        self._key, self._teacher = parallel.replicate((jax.random.key(0), case.teacher))
         self._labels = parallel.split(labels(self.num_images))
         self.state = init(self._key, parallel.split(np.arange(self.num_images)))
 
     def run(self) -> Any:
         """`num_steps` optimiser steps; their metrics."""
         self.state, metrics = self._step(
-            self.state, self._variables, self._labels, self._key
+            self.state, self._teacher, self._labels, self._key
         )
         return jax.block_until_ready((self.state, metrics))[1]
 
@@ -193,7 +192,6 @@ class Distillation:
         optimizer = optimizer or optax.adamw(schedule, weight_decay=config.weight_decay)
         step = distillation_steps.make_step(
             student=student,
-            teacher=case.module,
             augment=distillation_loop.make_augment(config),
             loss=distillation_steps.make_loss(
                 config.loss, temperature=config.temperature
@@ -201,11 +199,9 @@ class Distillation:
             stored_labels_temperature=None,
         )
         self._call = parallel.data_parallel(training.several(step))
-        state = distillation_steps.create_state(
-            student=student, variables=variables, optimizer=optimizer
-        )
+        state = optimisation.create_state(variables, optimizer)
         self.state, self._teacher, self._key = parallel.replicate(
-            (state, case.variables, jax.random.key(0))
+            (state, case.teacher, jax.random.key(0))
         )
         size = training.STEPS_PER_CALL
         self._calls = [batches[at : at + size] for at in range(0, len(batches), size)]

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from benchmarks import measure
@@ -30,9 +29,9 @@ from configs.teachers import cifar10_alexnet as alexnet_teacher
 from configs.teachers import cifar10_resnet34 as resnet_teacher
 from dfkd_jax.config import parse
 from dfkd_jax.data import datasets
-from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
 from dfkd_jax.models.generator import Generator
+from dfkd_jax.models.network import Linen, Model
 from dfkd_jax.runtime import progress, weights
 from docs.pages.result_tables import markdown
 
@@ -75,27 +74,25 @@ def filled(text: str) -> str:
 @functools.cache
 def network(name: str) -> tuple[tuple[int, ...], int]:
     """Multiply-adds by layer, and the number of parameters."""
-    return counted(registry.create(name, num_classes=10), SHAPE)
+    return counted(Linen(registry.create(name, num_classes=10)), SHAPE)
 
 
 @functools.cache
 def generator(latent_size: int, features: tuple[int, ...]) -> tuple[int, ...]:
     """Multiply-adds by layer of the generator of DAFL."""
     module = Generator(image_shape=SHAPE, features=features)
-    return counted(module, (latent_size,))[0]
+    return counted(Linen(module), (latent_size,))[0]
 
 
-def counted(module: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+def counted(model: Model, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Multiply-adds by layer, and the number of parameters; nothing is computed.
 
     Args:
-        module: Of linen.
+        model: Of linen.
         shape: Of an input.
     """
-    variables = jax.eval_shape(
-        lambda key: networks.init(module, key, shape), jax.random.key(0)
-    )
-    counts = tuple(measure.multiply_adds(module, variables, shape))
+    variables = model.shapes(shape)
+    counts = tuple(measure.multiply_adds(model, variables, shape))
     return counts, weights.count(variables)
 
 

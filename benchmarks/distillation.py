@@ -141,7 +141,9 @@ def measure_network(title, case, sizes, count, *, torch, matmul, runs):
             seconds[theirs], seconds[mine]
         )
 
-    teacher = measure.multiply_adds(case.module, case.variables, case.image_shape)
+    teacher = measure.multiply_adds(
+        case.teacher.model, case.teacher.variables, case.image_shape
+    )
     learner = measure.multiply_adds(student, variables, case.image_shape)
     operations = measure.distillation_operations(teacher, learner)
     rows = [
@@ -192,7 +194,7 @@ def torch_rival(case, variables, *, optimizer=None, **arguments):
         torch_reference.network(
             cases.STUDENTS[case.name], variables, **where, **arguments
         ),
-        torch_reference.network(case.name, case.variables, **where),
+        torch_reference.network(case.name, case.teacher.variables, **where),
         config=case.distillation,
         device=device,
         optimizer=optimizer,

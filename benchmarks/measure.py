@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Model
 from dfkd_jax.runtime import files, parallel, progress, workdir
 
 RUNS = 7
@@ -146,12 +146,12 @@ def matmul(*, size: int) -> tuple[Callable[[], Any], float]:
     )
 
 
-def multiply_adds(module: Any, variables: Any, image_shape: Any) -> list[int]:
+def multiply_adds(model: Model, variables: Any, image_shape: Any) -> list[int]:
     """Multiplications with addition an image, a convolution or dense layer each.
 
     Winograd's and the like count as what they replace; everything else is left out.
     """
-    layers = network.layers(module, variables, image_shape)
+    layers = model.graph(variables, image_shape).layers
     return [
         layer.calls * math.prod(layer.output_shape[:-1]) * math.prod(layer.kernel_shape)
         for name, layer in layers.items()

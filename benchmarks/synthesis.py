@@ -142,7 +142,9 @@ def measure_network(
                 progress.warn(f"{note}: {error}")
 
     operations = measure.synthesis_operations(
-        measure.multiply_adds(case.module, case.variables, case.image_shape)
+        measure.multiply_adds(
+            case.teacher.model, case.teacher.variables, case.image_shape
+        )
     )
     rows = [
         {
@@ -212,13 +214,13 @@ def torch_rival(case, batch, *, optimizer=None, grids=None):
         ]
     return torch_reference.Synthesis(
         torch_reference.network(
-            case.name, case.variables, channels=channels, device=device
+            case.name, case.teacher.variables, channels=channels, device=device
         ),
         grids=grids,
         labels=cases.labels(batch),
         config=case.synthesis,
-        mean=case.mean,
-        std=case.std,
+        mean=case.teacher.description.mean,
+        std=case.teacher.description.std,
         device=device,
         optimizer=optimizer,
     )

@@ -4,7 +4,7 @@
 
     teacher = api.network(net, variables, image_shape=(8, 8, 1), mean=0.5, std=0.5)
     student = api.distil(teacher, SmallNet(), workdir="runs/digits")
-    student.logits(images).argmax(-1)
+    student.predict(images)
     student.save("student.safetensors")
 
 JAX runs on the devices that it has. On a CPU that is one; `configure`, called before
@@ -30,8 +30,9 @@ from dfkd_jax import inspect as inspection
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mean
 from dfkd_jax.exporting import networks
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import arrays, descriptions, parallel, weights
-from dfkd_jax.runtime.weights import TrainedNetwork
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import admission, arrays, descriptions, parallel
+from dfkd_jax.runtime.trained import TrainedNetwork
 
 TEACHER = "teacher.safetensors"
 _NAMES_IN_PYTHON = (
@@ -105,7 +106,7 @@ def network(
             f"image_shape={image_shape!r}, mean={mean!r}, std={std!r}: expected "
             "(height, width, channels), and a number or one per channel."
         ) from error
-    description = weights.Description(
+    description = descriptions.Description(
         network=registry.name_of(module),
         num_classes=2,  # Not known yet.
         image_shape=shape,
@@ -116,12 +117,12 @@ def network(
     )
     if problem := descriptions.problem_of(description):
         raise ConfigError(f"This network cannot be: {problem}.")
-    _, num_classes = weights.trace(
-        module, description.image_shape, network=description.network
+    _, num_classes = admission.trace(
+        Linen(module), description.image_shape, network=description.network
     )
     description = dataclasses.replace(description, num_classes=num_classes)
-    found = weights.admit(module, variables, description, source="variables")
-    weights.check_teacher(found, source="variables")
+    found = admission.admit(Linen(module), variables, description, source="variables")
+    admission.check_teacher(found, source="variables")
     return found
 
 
@@ -249,7 +250,7 @@ def distil(
         workdir,
         command="dfkd_jax.api.distil",
         teacher=teacher,
-        student=module,
+        student=None if module is None else Linen(module),
     )
     if not (workdir / TEACHER).exists():
         # To compare with when a checkpoint is evaluated.
@@ -289,21 +290,7 @@ def evaluate(
         )
     except ValueError as error:
         raise CheckpointError(f"The network takes images {shape}: {error}.") from error
-    other = teacher or trained
-    figures = evaluation.evaluate(
-        trained.module,
-        trained.variables,
-        other.module,
-        other.variables,
-        images=images,
-        labels=labels,
-        mean=np.float32(trained.description.mean),
-        std=np.float32(trained.description.std),
-        class_names=evaluation.class_names(trained.description),
-    )
-    if teacher is None:
-        del figures["agreement_with_teacher"]
-    return figures
+    return evaluation.evaluate(trained, images, labels, reference=teacher)
 
 
 @_in_python()
@@ -341,7 +328,7 @@ def export(
         path,
         trained,
         format_name=format_name,
-        class_names=evaluation.class_names(trained.description),
+        class_names=evaluation.default_class_names(trained.description),
     )
 
 

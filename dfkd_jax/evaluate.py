@@ -8,6 +8,7 @@ table, and writes the same as JSON with `--output`.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -22,68 +23,58 @@ SPLITS = ("test", "validation", "train")
 
 def evaluate(
     network: Any,
-    variables: Any,
-    teacher: Any,
-    teacher_variables: Any,
-    *,
     images: Any,
     labels: Any,
-    mean: Any,
-    std: Any,
-    class_names: Any,
+    *,
+    reference: Any = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Figures of a network on a labelled set, every example counted once.
 
     The last batch is padded and the padding masked.
 
     Args:
-        network: Linen module to evaluate.
-        variables: Its variables.
-        teacher: Linen module to compare with; may be `network` itself.
-        teacher_variables: Its variables.
+        network: `runtime.trained.TrainedNetwork` to evaluate.
         images: `[n, height, width, channels]`, uint8, or floats from 0 to 1.
         labels: `[n]` integers.
-        mean: Per channel, on the pixel scale 0 to 1.
-        std: Per channel, likewise.
-        class_names: One a class.
+        reference: A network that gets the same images, to count agreement with.
+        class_names: One a class; empty for those of the network's description.
 
     Returns:
-        See `runtime.metrics.summarise`.
+        See `runtime.metrics.summarise`; no agreement without a reference.
     """
     import jax
     import numpy as np
 
-    from dfkd_jax.models import network as networks
     from dfkd_jax.runtime import metrics, parallel
 
-    scale = 255 if images.dtype == np.uint8 else 1  # To pixels from 0 to 1.
-
-    def batch_sums(constants, batch):
-        variables, teacher_variables = constants
-        return metrics.sums(
-            networks.logits(network, variables, batch["images"]),
-            networks.logits(teacher, teacher_variables, batch["images"]),
-            batch["labels"],
-            batch["mask"],
-        )
+    def batch_sums(networks, batch):
+        network, *others = networks
+        logits = network.logits(batch["images"])
+        compared = [other.logits(batch["images"]) for other in others] or [logits]
+        return metrics.sums(logits, *compared, batch["labels"], batch["mask"])
 
     step = parallel.map_devices(batch_sums)
-    constants = parallel.replicate((variables, teacher_variables))
+    networks = parallel.replicate([network] + ([reference] if reference else []))
     size = -(-BATCH_SIZE // parallel.device_count()) * parallel.device_count()
     totals = None
     for start in range(0, len(images), size):
-        pixels = images[start : start + size].astype(np.float32) / scale
+        pixels = network.normalize(images[start : start + size])
         missing = size - len(pixels)
         batch = {
-            "images": np.pad((pixels - mean) / std, ((0, missing), *[(0, 0)] * 3)),
+            "images": np.pad(pixels, ((0, missing), *[(0, 0)] * 3)),
             "labels": np.pad(labels[start : start + size], (0, missing)),
             "mask": np.pad(np.ones(len(pixels), np.float32), (0, missing)),
         }
         batch["images"] = batch["images"].astype(np.float32)
-        added = step(constants, parallel.split(batch))
+        added = step(networks, parallel.split(batch))
         added = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(0), added)
         totals = added if totals is None else jax.tree.map(np.add, totals, added)
-    return metrics.summarise(totals or {"count": 0}, class_names=class_names)
+    names = class_names or default_class_names(network.description)
+    figures = metrics.summarise(totals or {"count": 0}, class_names=names)
+    if reference is None:
+        figures.pop("agreement_with_teacher", None)
+    return figures
 
 
 def check_task(description: Any, spec: Any, *, source: str, setting: str) -> None:
@@ -106,7 +97,7 @@ def check_task(description: Any, spec: Any, *, source: str, setting: str) -> Non
         )
 
 
-def class_names(description: Any) -> tuple[str, ...]:
+def default_class_names(description: Any) -> tuple[str, ...]:
     """What a network's classes are called: by its data set, else by number."""
     from dfkd_jax.data import datasets
 
@@ -143,7 +134,7 @@ def table(figures: dict[str, Any]) -> str:
 def load_checkpoint(
     path: pathlib.Path, *, module: Any = "", flag: str = "--module"
 ) -> tuple[pathlib.Path, Any]:
-    """Where weights were found, and their `runtime.weights.TrainedNetwork`.
+    """Where weights were found, and their `runtime.trained.TrainedNetwork`.
 
     Args:
         path: A work directory, a file or a folder of Orbax checkpoints in the former.
@@ -156,7 +147,8 @@ def load_checkpoint(
         CheckpointError: There are none, or they are damaged or of an unknown network.
     """
     from dfkd_jax.models import registry
-    from dfkd_jax.runtime import checkpoints, records, weights
+    from dfkd_jax.models.network import Linen
+    from dfkd_jax.runtime import admission, checkpoints, records, weights
     from dfkd_jax.teachers import weights as teachers
 
     path = teachers.find(str(path))
@@ -194,10 +186,10 @@ def load_checkpoint(
         )
     else:
         stored = stored.called(registry.name_of(module), source=str(path))
-    network = stored.network(module, source=str(path))
+    network = admission.restore(stored, Linen(module), source=str(path))
     # What a checkpoint was trained in, since it keeps no logits of its own.
     if wanted := (record.get("fingerprints") or {}).get("student"):
-        weights.filled(module, stored.description).check_fingerprint(
+        admission.filled(network.model, stored.description).check_fingerprint(
             wanted, source=str(run)
         )
     return path, network
@@ -228,7 +220,7 @@ def find_teacher(checkpoint: pathlib.Path) -> str:
 
 
 def load_teacher(checkpoint: pathlib.Path, *, module: str, flag: str) -> Any:
-    """What a checkpoint's run distilled from: a `runtime.weights.TrainedNetwork`.
+    """What a checkpoint's run distilled from: a `runtime.trained.TrainedNetwork`.
 
     Args:
         checkpoint: A work directory, or what lies in one.
@@ -298,7 +290,7 @@ def main(argv: list[str]) -> int:
             f"{path} names no data set: say --dataset={'|'.join(datasets.NAMES)} or "
             "--data_file=FILE.npz."
         )
-    teacher, compared = FLAGS.teacher, network
+    teacher, compared = FLAGS.teacher, None
     if teacher:
         _, compared = load_checkpoint(
             teachers.find(teacher),
@@ -323,22 +315,16 @@ def main(argv: list[str]) -> int:
     real = held_out.load(settings, split=FLAGS.split, report=progress.say)
     real.check(description, source=str(path))
     figures = evaluate(
-        network.module,
-        network.variables,
-        compared.module,
-        compared.variables,
-        images=real.images,
-        labels=real.labels,
-        mean=description.mean,
-        std=description.std,
-        class_names=real.class_names or class_names(description),
+        network,
+        real.images,
+        real.labels,
+        reference=compared,
+        class_names=real.class_names,
     )
     dataset = real.name
     progress.say(f"{path}: {description.network} on {dataset}, {FLAGS.split} split\n")
     if teacher:
         progress.say(f"compared with the teacher {teacher}\n")
-    else:
-        del figures["agreement_with_teacher"]
     progress.say(table(figures))
     if FLAGS.output:
         origin = {

@@ -37,7 +37,7 @@ ROLES = ("student", "teacher")
 
 
 def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
-    """A `runtime.weights.TrainedNetwork`, ready for `exporting.networks.write`.
+    """A `runtime.trained.TrainedNetwork`, ready for `exporting.networks.write`.
 
     Args:
         checkpoint: Name of shipped weights, or a path as `evaluate` takes it.
@@ -84,9 +84,10 @@ def load_transfer_set(checkpoint: str) -> Any:
             f"{checkpoint} is no work directory with a transfer set: name one that "
             "dfkd_jax.main made, such as runs/mnist/seed0."
         )
-    description = records.read(run).get("description")
-    described = weights.describe(description, source=str(run))
-    names = evaluate.class_names(described)
+    description = weights.describe(
+        records.read(run).get("description"), source=str(run)
+    )
+    names = evaluate.default_class_names(description)
     folder = run.parent / "transfer_set"
     return transfer_sets.open_source(folder, description, names)
 
@@ -167,7 +168,7 @@ def _export_network(path):
         path,
         network,
         format_name=FLAGS.format,
-        class_names=evaluate.class_names(description),
+        class_names=evaluate.default_class_names(description),
     )
     shape = ", ".join(map(str, description.image_shape))
     progress.say(

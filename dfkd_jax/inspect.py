@@ -58,20 +58,16 @@ def choose_layers(
 
     Args:
         targets: `config.TargetsConfig`; its `feature_layer` is passed over.
-        teacher: `runtime.weights.TrainedNetwork`.
+        teacher: `runtime.trained.TrainedNetwork`.
         maps: Whether to take layers of feature maps if the network is a large one.
     """
     import jax
     import jax.numpy as jnp
 
     from dfkd_jax.methods import soft_targets
-    from dfkd_jax.models import network
-
-    def logits(images):
-        return network.logits(teacher.module, teacher.variables, images)
 
     images = jnp.zeros((1, *teacher.description.image_shape))
-    cost = jax.jit(logits).lower(images).cost_analysis()
+    cost = jax.jit(teacher.logits).lower(images).cost_analysis()
     maps = maps or cost["flops"] * targets.candidates * NUM_LABELS <= LARGE
     taken, left_out = {}, []
     for name, layer in teacher.layers().items():
@@ -94,7 +90,7 @@ def inspect(
 
     Args:
         targets: `config.TargetsConfig`; its `feature_layer` is passed over.
-        teacher: `runtime.weights.TrainedNetwork`.
+        teacher: `runtime.trained.TrainedNetwork`.
         layers: From `choose_layers`.
         seed: Of the soft labels.
     """
@@ -186,11 +182,11 @@ def main(argv: list[str]) -> int:
     console = Console()
     images = jnp.zeros((1, *teacher.description.image_shape))
     summary = nn.tabulate(
-        teacher.module,
+        teacher.model.module,
         jax.random.key(0),
         console_kwargs={"force_terminal": False, "width": max(console.width, 110)},
     )
-    progress.say(summary(images, **network.mode(teacher.module, train=False)))
+    progress.say(summary(images, **network.mode(teacher.model.module, train=False)))
     if about := registry.about(settings.teacher.name):
         progress.say(f"{settings.teacher.name} of this package: {about}.")
     layers, left_out = choose_layers(settings.targets, teacher, maps=FLAGS.maps)

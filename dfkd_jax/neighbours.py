@@ -47,9 +47,8 @@ def main(argv: list[str]) -> int:
         )
     fields = records.read(folder / "run.json").get("description")
     description = weights.describe(fields, source=str(folder / "run.json"))
-    source = transfer_sets.open_source(
-        folder / "transfer_set", fields, evaluate.class_names(description)
-    )
+    names = evaluate.default_class_names(description)
+    source = transfer_sets.open_source(folder / "transfer_set", description, names)
     name = FLAGS.dataset or description.dataset
     if not name:
         raise ConfigError(

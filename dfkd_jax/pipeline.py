@@ -9,7 +9,6 @@ method says otherwise by its kind of config, only the evaluation reads real data
 import dataclasses
 import pathlib
 import time
-from typing import Any
 
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import limits
@@ -19,8 +18,19 @@ from dfkd_jax.errors import CheckpointError, DataUnavailableError
 from dfkd_jax.methods import registry as methods
 from dfkd_jax.methods.task import Task
 from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen, Model
 from dfkd_jax.reporting import figures, findings, pages, tables
-from dfkd_jax.runtime import files, hosts, parallel, progress, records, weights, writers
+from dfkd_jax.runtime import (
+    admission,
+    files,
+    hosts,
+    parallel,
+    progress,
+    records,
+    weights,
+    writers,
+)
+from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.runtime.workdir import open_workdir, source, versions
 from dfkd_jax.teachers import weights as teachers
 
@@ -30,8 +40,8 @@ def run(
     workdir: pathlib.Path,
     *,
     command: str,
-    teacher: weights.TrainedNetwork | None = None,
-    student: Any = None,
+    teacher: TrainedNetwork | None = None,
+    student: Model | None = None,
 ) -> int:
     """Runs what is not finished yet; the exit status (0, or 3 without a test set).
 
@@ -40,7 +50,7 @@ def run(
         workdir: Everything goes here.
         command: For `results.json`.
         teacher: In place of what `config.teacher` names.
-        student: Linen module, in place of what `config.student` names.
+        student: In place of what `config.student` names.
 
     Raises:
         DfkdError: Of any stage; what was finished before is kept.
@@ -67,10 +77,12 @@ def run(
             setting="config.data.dataset",
         )
     if student is None:
-        student = registry.create(
-            config.student.name,
-            num_classes=description.num_classes,
-            arguments=config.student.arguments,
+        student = Linen(
+            registry.create(
+                config.student.name,
+                num_classes=description.num_classes,
+                arguments=config.student.arguments,
+            )
         )
     limits.check(
         config,
@@ -92,7 +104,7 @@ def run(
     }
     if config.reads_real_data:
         identity["dataset"] = data["dataset"]
-    functions = {"teacher": teacher, "student": weights.filled(student, description)}
+    functions = {"teacher": teacher, "student": admission.filled(student, description)}
     fingerprints = _fingerprints(workdir, functions)
     if fingerprints:
         identity["fingerprints"] = fingerprints
@@ -109,7 +121,7 @@ def run(
                 teacher=teacher,
                 student=student,
                 description=description,
-                class_names=evaluation.class_names(teacher.description),
+                class_names=evaluation.default_class_names(teacher.description),
                 workdir=workdir,
                 stopwatch=stopwatch,
                 warn_of_images=lambda: _warn(findings.of_transfer_set(workdir)),
@@ -135,8 +147,8 @@ def run(
             },
             "student": {
                 "network": config.student.name,
-                "sha256": weights.digest(made.variables),
-                "parameters": weights.count(made.variables),
+                "sha256": made.student.sha256,
+                "parameters": weights.count(made.student.variables),
                 "test_accuracy": None,
             },
             "seconds": stopwatch.seconds,
@@ -148,16 +160,14 @@ def run(
             "config_sha256": files.digest(settings),
             "config": settings,
         }
-        status = _evaluate(
-            config, teacher, student, made.variables, results, workdir, stopwatch
-        )
+        status = _evaluate(config, teacher, made.student, results, workdir, stopwatch)
         pages.write(workdir)
         return hosts.first_says(status)
 
 
 def _check_student(student, description):
     """Returns how many parameters it has; it must suit the teacher's task."""
-    expected, num_classes = weights.trace(
+    expected, num_classes = admission.trace(
         student, description.image_shape, network=description.network
     )
     if num_classes != description.num_classes:
@@ -165,7 +175,7 @@ def _check_student(student, description):
             f"The student {description.network!r} tells {num_classes} classes apart, "
             f"the teacher {description.num_classes}: change config.student.arguments."
         )
-    weights.check_trainable(
+    admission.check_trainable(
         student, expected, description.image_shape, network=description.network
     )
     return weights.count(expected)
@@ -185,7 +195,7 @@ def _fingerprints(workdir, functions):
     return hosts.first_says(kept)
 
 
-def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
+def _evaluate(config, teacher, student, results, workdir, stopwatch):
     path = workdir / "results.json"
     split = config.data.split
     before = records.read(path) if path.exists() else {}
@@ -220,20 +230,13 @@ def _evaluate(config, teacher, student, variables, results, workdir, stopwatch):
         return 0
     progress.say(f"Evaluation on the {split} set of {real.name}")
     real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
-    for role, network, values in (
-        ("teacher", teacher.module, teacher.variables),
-        ("student", student, variables),
-    ):
+    for role, network in (("teacher", teacher), ("student", student)):
         found = evaluation.evaluate(
             network,
-            values,
-            teacher.module,
-            teacher.variables,
-            images=real.images,
-            labels=real.labels,
-            mean=teacher.description.mean,
-            std=teacher.description.std,
-            class_names=real.class_names or evaluation.class_names(teacher.description),
+            real.images,
+            real.labels,
+            reference=teacher,
+            class_names=real.class_names,
         )
         # Of a validation part, `test_accuracy` stays None: it is not one.
         results[role] |= {f"{split}_accuracy": found["accuracy"], "evaluation": found}

@@ -333,17 +333,7 @@ def _accuracies(role, network, teacher, results, sources):
     for name, trained in ((role, network), ("teacher", teacher)):
         if trained is None:
             continue
-        found = evaluate.evaluate(
-            trained.module,
-            trained.variables,
-            trained.module,
-            trained.variables,
-            images=real.images,
-            labels=real.labels,
-            mean=trained.description.mean,
-            std=trained.description.std,
-            class_names=evaluate.class_names(trained.description),
-        )
+        found = evaluate.evaluate(trained, real.images, real.labels)
         claimed = (claims.get(name) or {}).get(f"{split}_accuracy")
         yield _compare(f"{what} of the {name}", claimed, found["accuracy"])
 

@@ -10,7 +10,8 @@ from flax.training import train_state
 
 from dfkd_jax import api, pipeline
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
-from dfkd_jax.runtime import files, weights
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import admission, files, weights
 
 SHAPE = (4, 4, 1)
 IMAGES = {"image_shape": SHAPE, "mean": 0.5, "std": 0.25}
@@ -59,13 +60,13 @@ def make(module=None):
 def test_what_is_said_of_the_images(changes, phrase):
     teacher = make()
     with pytest.raises(ConfigError, match=phrase):
-        api.network(teacher.module, teacher.variables, **(IMAGES | changes))
+        api.network(teacher.model.module, teacher.variables, **(IMAGES | changes))
 
 
 def test_numbers_of_any_kind():
     teacher = make()
     found = api.network(
-        teacher.module,
+        teacher.model.module,
         teacher.variables,
         image_shape=np.array(SHAPE),
         mean=np.float32(0.5),
@@ -101,7 +102,7 @@ def test_a_train_state_in_place_of_variables():
         opt_state=None,
     )
     with pytest.raises(CheckpointError, match=r"'params': state\.params"):
-        api.network(teacher.module, state, **IMAGES)
+        api.network(teacher.model.module, state, **IMAGES)
 
 
 def test_a_network_with_a_function_of_ones_own(tmp_path):
@@ -144,7 +145,7 @@ def test_settings_are_called_as_in_python(tmp_path, changes, phrases):
 
 def test_a_run_knows_what_its_networks_compute(tmp_path):
     def of(teacher, student):
-        filled = weights.filled(student, make().description)
+        filled = admission.filled(Linen(student), make().description)
         return {"teacher": make(teacher), "student": filled}
 
     first = pipeline._fingerprints(tmp_path, of(Net(), Net()))

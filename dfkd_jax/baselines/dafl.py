@@ -7,18 +7,17 @@ alike, with strong features; the student learns the teacher's answers about them
 import functools
 
 import optax
-from flax import linen as nn
 
 from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DaflConfig
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.runtime import optimisation, weights
+from dfkd_jax.models.network import Model
+from dfkd_jax.runtime import optimisation
+from dfkd_jax.runtime.trained import TrainedNetwork
 
 
-def check(
-    config: DaflConfig, teacher: weights.TrainedNetwork, student: nn.Module
-) -> None:
+def check(config: DaflConfig, teacher: TrainedNetwork, student: Model) -> None:
     """Raises ConfigError where the settings do not suit the teacher or the devices."""
     del student  # Any will do.
     _find_layer(config, teacher)
@@ -55,7 +54,7 @@ def make_student(task: Task) -> Made:
         student_batches=1,
     )
     return Made(
-        variables=made.variables,
+        student=made.student,
         facts={"feature_layer": feature_layer, **made.facts},
     )
 

@@ -7,17 +7,15 @@ game about the difference of the student's answers and the teacher's.
 import functools
 
 import optax
-from flax import linen as nn
 
 from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DfadConfig
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.runtime import weights
+from dfkd_jax.models.network import Model
+from dfkd_jax.runtime.trained import TrainedNetwork
 
 
-def check(
-    config: DfadConfig, teacher: weights.TrainedNetwork, student: nn.Module
-) -> None:
+def check(config: DfadConfig, teacher: TrainedNetwork, student: Model) -> None:
     """Raises ConfigError where the settings do not suit the devices."""
     del teacher, student  # Any will do.
     game.check(config)

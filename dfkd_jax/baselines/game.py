@@ -10,12 +10,19 @@ import numpy as np
 
 from dfkd_jax.baselines import step as steps
 from dfkd_jax.config import GeneratedConfig, kind_of
-from dfkd_jax.distillation.step import create_state
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.models import network
 from dfkd_jax.models.generator import Generator
-from dfkd_jax.runtime import hosts, parallel, precision, progress, rng, training
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import (
+    hosts,
+    optimisation,
+    parallel,
+    precision,
+    progress,
+    rng,
+    training,
+)
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 
 SAMPLED_AT_A_TIME = 250
@@ -42,8 +49,8 @@ def make_student(
 
     Args:
         task: With a `GeneratedConfig`.
-        make_step: Takes the modules `generator`, `student`, `teacher`; returns a step
-            of `baselines.step`.
+        make_step: Takes the models `generator` and `student`; returns a step of
+            `baselines.step`.
         student_optimizer: Of Optax.
         generator_optimizer: Of Optax.
         student_batches: That the student learns from in a step.
@@ -62,35 +69,24 @@ def make_student(
             f"{config.num_steps:,} steps of {config.batch_size} images, from the "
             f"weights of {config.teacher.weights}; devices: {parallel.device_count()}"
         )
-        modules = {
-            "generator": Generator(
-                image_shape=tuple(task.description.image_shape),
-                features=config.generator.features,
-                epsilon=config.generator.epsilon,
-                batch_axis=parallel.AXIS,
-            ),
-            "student": task.student,
-            "teacher": task.teacher.module,
-        }
-        modules = {
-            name: precision.compute_in(module, config.compute_dtype)
-            for name, module in modules.items()
+        models = {
+            "generator": _generator(task, batch_axis=parallel.AXIS),
+            "student": precision.compute_in(task.student, config.compute_dtype),
         }
         state = _train(
             task,
-            modules,
-            make_step(**modules),
+            models,
+            make_step(**models),
             optimizers=(student_optimizer, generator_optimizer),
         )
         if hosts.is_first() and samples.missing():
-            _keep_samples(task, modules["generator"], state.generator, samples)
+            _keep_samples(task, state.generator, samples)
         samples.refresh()
         soft_targets.draw_samples(task, samples)
-        student = {"params": state.student.params} | state.student.model_state
-        return jax.tree.map(np.asarray, student)
+        return jax.tree.map(np.asarray, optimisation.variables_of(state.student))
 
     return Made(
-        variables=task.student_once(train),
+        student=task.student_once(train),
         facts={
             "num_pseudo_samples": config.num_steps
             * config.batch_size
@@ -100,7 +96,18 @@ def make_student(
     )
 
 
-def _train(task, modules, step, *, optimizers):
+def _generator(task, *, batch_axis):
+    config = task.config
+    generator = Generator(
+        image_shape=tuple(task.description.image_shape),
+        features=config.generator.features,
+        epsilon=config.generator.epsilon,
+        batch_axis=batch_axis,
+    )
+    return precision.compute_in(Linen(generator), config.compute_dtype)
+
+
+def _train(task, models, step, *, optimizers):
     config = task.config
     root = rng.stream(jax.random.key(config.seed), kind_of(config))
     shapes = {
@@ -108,10 +115,8 @@ def _train(task, modules, step, *, optimizers):
         "generator": (config.generator.latent_size,),
     }
     states = {
-        name: create_state(
-            student=modules[name],
-            variables=network.init(modules[name], rng.stream(root, name), shape),
-            optimizer=optimizer,
+        name: optimisation.create_state(
+            models[name].init(rng.stream(root, name), shape), optimizer
         )
         for (name, shape), optimizer in zip(shapes.items(), optimizers, strict=True)
     }
@@ -119,7 +124,7 @@ def _train(task, modules, step, *, optimizers):
     return training.train(
         step,
         state=steps.GameState(step=jnp.zeros((), jnp.int32), **states),
-        constants=task.teacher.variables,
+        constants=precision.network_in(task.teacher, config.compute_dtype),
         key=rng.stream(root, "steps"),
         read=lambda step: {"index": places},
         num_steps=config.num_steps,
@@ -147,11 +152,11 @@ def _manifest(task):
     )
 
 
-def _keep_samples(task, generator, state, samples):
+def _keep_samples(task, state, samples):
     """Images of the generator as it is now, with the teacher's answers at τ = 1."""
     config, teacher = task.config, task.teacher
     # As in training, with the statistics of the batch; here that is one device's.
-    alone = generator.clone(batch_axis=None)
+    alone = _generator(task, batch_axis=None)
     state = jax.tree.map(np.asarray, state)
     key = rng.stream(jax.random.key(config.seed), "samples")
 
@@ -159,8 +164,7 @@ def _keep_samples(task, generator, state, samples):
     def sample(index):
         latents = steps.draw_latents(key, index, size=config.generator.latent_size)
         images, _ = steps.generate(alone, state, latents, key)
-        logits = network.logits(teacher.module, teacher.variables, images)
-        return images, jax.nn.softmax(logits)
+        return images, jax.nn.softmax(teacher.logits(images))
 
     count = -(-config.num_samples // SAMPLED_AT_A_TIME) * SAMPLED_AT_A_TIME
     index = jnp.arange(count, dtype=jnp.int32).reshape(-1, SAMPLED_AT_A_TIME)

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dfkd_jax.baselines import losses
 from dfkd_jax.distillation import losses as distillation_losses
-from dfkd_jax.distillation.step import StudentState
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Model, Network
 from dfkd_jax.runtime import optimisation, parallel, rng
+from dfkd_jax.runtime.optimisation import TrainState, variables_of
 from dfkd_jax.synthesis.losses import activation_loss
 
 
@@ -27,8 +27,8 @@ class GameState(struct.PyTreeNode):
     """
 
     step: Any
-    student: StudentState
-    generator: StudentState
+    student: TrainState
+    generator: TrainState
 
 
 def draw_latents(
@@ -40,32 +40,30 @@ def draw_latents(
 
 
 def generate(
-    generator: nn.Module, state: Any, latents: Any, key: Any
+    generator: Model, state: Any, latents: Any, key: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Images in training mode, and the generator's collections as they are now.
 
     Args:
-        generator: Its module.
+        generator: As functions of arrays.
         state: With `params` and `model_state`.
         latents: `[batch, latents]`.
         key: For dropout, if it has any.
     """
-    variables = {"params": state.params} | state.model_state
-    return network.train_logits(generator, variables, latents, key)
+    return generator.train_logits(variables_of(state), latents, key)
 
 
 def make_dafl_step(
     *,
-    generator: nn.Module,
-    student: nn.Module,
-    teacher: nn.Module,
+    generator: Model,
+    student: Model,
     feature_layer: str,
     latent_size: int,
     one_hot_weight: float,
     information_weight: float,
     activation_weight: float,
 ) -> Callable[..., tuple[GameState, dict[str, Any]]]:
-    """`step(state, teacher variables, batch, key) -> (state, metrics)`, data-parallel.
+    """`step(state, teacher, batch, key) -> (state, metrics)`, data-parallel.
 
     The generator G minimises, over the noise z,
 
@@ -76,9 +74,8 @@ def make_dafl_step(
     temperature 1. Both make one optimiser step.
 
     Args:
-        generator: Its module.
-        student: Its module.
-        teacher: Asked; not changed.
+        generator: Of images from noise.
+        student: Learns what the teacher says of them.
         feature_layer: Of the teacher, for the activation loss.
         latent_size: Numbers of noise an image.
         one_hot_weight: Of the one-hot loss; 1 in the paper.
@@ -89,7 +86,7 @@ def make_dafl_step(
     """
 
     def step(
-        state: GameState, variables: Any, batch: Mapping[str, Any], key: Any
+        state: GameState, teacher: Network, batch: Mapping[str, Any], key: Any
     ) -> tuple[GameState, dict[str, Any]]:
         step_key, dropout_key = _keys(key, state, batch)
         latents = draw_latents(step_key, batch["index"], size=latent_size)
@@ -98,9 +95,7 @@ def make_dafl_step(
             images, model_state = generate(
                 generator, state.generator.replace(params=params), latents, dropout_key
             )
-            features, logits = network.features_and_logits(
-                teacher, variables, images, layer=feature_layer
-            )
+            features, logits = teacher.features_and_logits(images, layer=feature_layer)
             probs = jax.nn.softmax(logits).mean(axis=0)
             terms = {
                 "one_hot": losses.one_hot(logits).mean(),
@@ -142,22 +137,20 @@ def make_dafl_step(
 
 def make_dfad_step(
     *,
-    generator: nn.Module,
-    student: nn.Module,
-    teacher: nn.Module,
+    generator: Model,
+    student: Model,
     latent_size: int,
     student_steps: int,
 ) -> Callable[..., tuple[GameState, dict[str, Any]]]:
-    """`step(state, teacher variables, batch, key) -> (state, metrics)`, data-parallel.
+    """`step(state, teacher, batch, key) -> (state, metrics)`, data-parallel.
 
     The student makes `student_steps` optimiser steps, each on new images, down the mean
     absolute difference of its logits and the teacher's; then the generator makes one
     up that difference (Fang et al., 2019).
 
     Args:
-        generator: Its module.
-        student: Its module.
-        teacher: Asked; not changed.
+        generator: Of images from noise.
+        student: Learns what the teacher says of them.
         latent_size: Numbers of noise an image.
         student_steps: For each step of the generator.
 
@@ -167,7 +160,7 @@ def make_dfad_step(
     difference = distillation_losses.logit_l1
 
     def step(
-        state: GameState, variables: Any, batch: Mapping[str, Any], key: Any
+        state: GameState, teacher: Network, batch: Mapping[str, Any], key: Any
     ) -> tuple[GameState, dict[str, Any]]:
         step_key, dropout_key = _keys(key, state, batch)
 
@@ -180,7 +173,7 @@ def make_dfad_step(
             student_state, generator_state = states
             images, model_state = images_for(turn, generator_state)
             generator_state = generator_state.replace(model_state=model_state)
-            logits = network.logits(teacher, variables, images)
+            logits = teacher.logits(images)
             student_state, metrics = _student_step(
                 student, student_state, images, logits, difference, dropout_key
             )
@@ -197,11 +190,10 @@ def make_dfad_step(
             images, model_state = images_for(
                 student_steps, generator_state.replace(params=params)
             )
-            teacher_logits = network.logits(teacher, variables, images)
+            teacher_logits = teacher.logits(images)
             # As in training; what it carries besides parameters stays as it is.
-            student_logits, _ = network.train_logits(
-                student,
-                {"params": student_state.params} | student_state.model_state,
+            student_logits, _ = student.train_logits(
+                variables_of(student_state),
                 images,
                 dropout_key,
             )
@@ -233,8 +225,8 @@ def _student_step(student, state, images, teacher_logits, loss, key):
     images, teacher_logits = jax.lax.stop_gradient((images, teacher_logits))
 
     def mean_loss(params):
-        logits, model_state = network.train_logits(
-            student, {"params": params} | state.model_state, images, key
+        logits, model_state = student.train_logits(
+            {"params": params} | state.model_state, images, key
         )
         return loss(logits, teacher_logits).mean(), (logits, model_state)
 

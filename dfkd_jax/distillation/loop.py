@@ -1,6 +1,5 @@
 """Trains the student on the transfer set; the last step is the result."""
 
-import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -9,14 +8,13 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import augment as augmentations
 from dfkd_jax.distillation import start as starts
 from dfkd_jax.distillation import step as steps
 from dfkd_jax.errors import ConfigError, did_you_mean
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Model, Network
 from dfkd_jax.runtime import (
     augmentation,
     checkpoints,
@@ -115,28 +113,24 @@ def inherit(start: Any, variables: Any) -> Any:
 def check_networks(
     config: DistillationConfig,
     *,
-    teacher: nn.Module,
-    student: nn.Module,
-    image_shape: Any,
+    teacher: Network,
+    student: Model,
 ) -> None:
     """Raises ConfigError where teacher and student are not as alike as they have to be.
 
     That is, where the student starts with a part of the teacher, or learns features.
     """
     if config.start == "teacher":
-        starts.check(teacher=teacher, student=student, image_shape=image_shape)
+        starts.check(teacher=teacher, student=student)
     if not config.feature_layer:
         return
-    shape = tuple(image_shape)
-    key = jax.random.key(0)
+    shape = tuple(teacher.description.image_shape)
+    own = student.graph(student.shapes(shape), shape)
     found = []
-    for name, module in (("teacher", teacher), ("student", student)):
-        variables = jax.eval_shape(
-            functools.partial(network.init, module, image_shape=shape), key
-        )
+    for name, graph in (("teacher", teacher.graph()), ("student", own)):
         layers = {
             layer.name: layer.output_shape
-            for layer in network.layers(module, variables, shape).values()
+            for layer in graph.layers.values()
             if layer.calls == 1
         }
         if config.feature_layer not in layers:
@@ -157,11 +151,9 @@ def check_networks(
 def distil(
     config: DistillationConfig,
     *,
-    teacher: nn.Module,
-    variables: Any,
-    student: nn.Module,
+    teacher: Network,
+    student: Model,
     source: Source,
-    image_shape: Any,
     compute_dtype: str,
     seed: int,
     workdir: pathlib.Path,
@@ -171,11 +163,9 @@ def distil(
 
     Args:
         config: Settings of distillation; `check_networks` has passed them.
-        teacher: The teacher's linen module.
-        variables: Its variables.
-        student: The student's linen module.
+        teacher: What it learns from.
+        student: What learns.
         source: The transfer set, or another source of images.
-        image_shape: (height, width, channels).
         compute_dtype: Of steps: "float32" or "bfloat16".
         seed: Root of all keys.
         workdir: For checkpoints (`student/`) and `metrics.jsonl`.
@@ -195,7 +185,8 @@ def distil(
     )
     folder = workdir / "student"
     augment = make_augment(config)
-    start = network.init(student, rng.stream(root, "student"), image_shape)
+    shape = tuple(teacher.description.image_shape)
+    start = student.init(rng.stream(root, "student"), shape)
     if config.start == "teacher":
         # A checkpoint would take its place.
         if not checkpoints.exist(folder):
@@ -204,18 +195,14 @@ def distil(
             progress.say(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
-            start = starts.part_of(teacher, variables, student, images)
+            start = starts.part_of(teacher, student, images)
             start = parallel.of_the_first(start)
             stopwatch.add("distillation", time.monotonic() - started)
     elif config.feature_layer:
-        start = inherit(start, variables)
-    teacher, student = (
-        precision.compute_in(module, compute_dtype) for module in (teacher, student)
-    )
-    state = steps.create_state(
-        student=student,
-        variables=start,
-        optimizer=optimisation.make_optimizer(
+        start = inherit(start, teacher.variables)
+    state = optimisation.create_state(
+        start,
+        optimisation.make_optimizer(
             config.optimizer,
             schedule,
             weight_decay=config.weight_decay,
@@ -223,8 +210,7 @@ def distil(
         ),
     )
     step = steps.make_step(
-        student=student,
-        teacher=teacher,
+        student=precision.compute_in(student, compute_dtype),
         augment=augment,
         loss=steps.make_loss(config.loss, temperature=config.temperature),
         stored_labels_temperature=(
@@ -250,7 +236,7 @@ def distil(
     state = training.train(
         step,
         state=state,
-        constants=variables,
+        constants=precision.network_in(teacher, compute_dtype),
         key=rng.stream(root, "augmentation"),
         read=read,
         num_steps=config.num_steps,
@@ -262,7 +248,7 @@ def distil(
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    return jax.tree.map(np.asarray, {"params": state.params} | state.model_state)
+    return jax.tree.map(np.asarray, optimisation.variables_of(state))
 
 
 def _some_images(source, augment, key):

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models import fast, network
+from dfkd_jax.models import fast
+from dfkd_jax.models.graph import Layer
+from dfkd_jax.models.network import Model, Network
 from dfkd_jax.runtime import progress, weights
 
 AT_ONCE = 250  # Images.
@@ -37,18 +38,18 @@ class Anatomy:
         shapes: Of all variables by name, as in `weights.flatten`.
     """
 
-    layers: dict[str, network.Layer]
+    layers: dict[str, Layer]
     owners: dict[str, str | None]
     shapes: dict[str, tuple[int, ...]]
 
 
-def check(*, teacher: nn.Module, student: nn.Module, image_shape: Any) -> None:
+def check(*, teacher: Network, student: Model) -> None:
     """Raises ConfigError where the student is not the teacher, only narrower."""
-    shape = tuple(image_shape)
-    theirs, own = anatomy(teacher, shape), anatomy(student, shape)
+    shape = tuple(teacher.description.image_shape)
+    theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
     reason = (
         _different_layers(theirs, own)
-        or _unfit(teacher, shape)
+        or _unfit(teacher.model, shape)
         or _unfit(student, shape)
         or _different_shapes(theirs, own)
     )
@@ -61,27 +62,25 @@ def check(*, teacher: nn.Module, student: nn.Module, image_shape: Any) -> None:
 
 
 def part_of(
-    teacher: nn.Module,
-    variables: Any,
-    student: nn.Module,
+    teacher: Network,
+    student: Model,
     images: Float[Array, "n height width channels"],
 ) -> Any:
     """The student's variables: a part of the teacher's, fitted on images.
 
     Args:
-        teacher: The teacher's module; it and the student have passed `check`.
-        variables: The teacher's.
-        student: The student's module.
-        images: Standardised.
+        teacher: It and the student have passed `check`.
+        student: As functions of arrays.
+        images: Normalized.
     """
     shape = images.shape[1:]
-    theirs, own = anatomy(teacher, shape), anatomy(student, shape)
-    variables = weights.flatten(variables)
-    kept = choose_units(teacher, variables, images, theirs=theirs, own=own)
+    theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
+    variables = weights.flatten(teacher.variables)
+    kept = choose_units(teacher, images, theirs=theirs, own=own)
     start = cut(variables, kept, theirs=theirs, own=own)
     with progress.track("start", total=len(kept), done=0, unit="layers") as update:
         for place, name in enumerate(own.layers, 1):
-            ask = functools.partial(_sums, teacher, student, name, kept[name])
+            ask = functools.partial(_sums, teacher.model, student, name, kept[name])
             is_convolution = len(own.layers[name].kernel_shape) > 2
             some = images[:CONV_IMAGES] if is_convolution else images
             start |= fit(name, start, *_add_up(jax.jit(ask), (variables, start), some))
@@ -90,8 +89,7 @@ def part_of(
 
 
 def choose_units(
-    teacher: nn.Module,
-    variables: Mapping[str, Any],
+    teacher: Network,
     images: Float[Array, "n height width channels"],
     *,
     theirs: Anatomy,
@@ -100,17 +98,17 @@ def choose_units(
     """Which units of the teacher's layers the student keeps, in their order.
 
     Args:
-        teacher: The teacher's module.
-        variables: The teacher's by name.
+        teacher: Whose layers they are.
         images: What outputs are looked at on.
         theirs: Of the teacher.
         own: Of the student, which says how many.
     """
+    variables = weights.flatten(teacher.variables)
     names = list(theirs.layers)
     units = [theirs.layers[name].num_units for name in names]
 
     def moments(variables, images):
-        _, seen = _inputs(teacher, variables, images)
+        _, seen = _inputs(teacher.model, variables, images)
         rows = [
             seen[name].reshape(-1, number)
             for name, number in zip(names[1:], units[:-1], strict=True)
@@ -245,19 +243,17 @@ def _add_up(sums, first, images):
     return total
 
 
-def _inputs(module, variables, images):
+def _inputs(model, variables, images):
     """The network, looked into, and what its layers get."""
     tree = weights.unflatten(variables, source="The network")
-    looked = network.graph_of(module, tree, images.shape[1:], len(images))
+    looked = model.graph(tree, images.shape[1:], len(images))
     return looked, looked.inputs(tree, images, plan=fast.best())
 
 
-def anatomy(module: nn.Module, shape: tuple[int, int, int]) -> Anatomy:
+def anatomy(model: Model, shape: tuple[int, int, int]) -> Anatomy:
     """The anatomy of a network for images of (height, width, channels)."""
-    variables = jax.eval_shape(
-        functools.partial(network.init, module, image_shape=shape), jax.random.key(0)
-    )
-    looked = network.graph_of(module, variables, shape)
+    variables = model.shapes(shape)
+    looked = model.graph(variables, shape)
     layers = {
         name: each for name, each in looked.layers.items() if each.kernel_layer == name
     }
@@ -301,14 +297,13 @@ def _different_shapes(theirs, own):
     return ""
 
 
-def _unfit(module, shape):
+def _unfit(model, shape):
     """Why the layers of a network cannot be fitted one after the other, or nothing."""
-    variables = jax.eval_shape(
-        functools.partial(network.init, module, image_shape=shape), jax.random.key(0)
-    )
-    looked = network.graph_of(module, variables, shape)
+    variables = model.shapes(shape)
+    looked = model.graph(variables, shape)
     if odd := looked.unfit:
         return f"{odd!r} is a layer of a kind that cannot be fitted by least squares"
-    if around := network.bypassed(module, variables, shape):
-        return f"something goes round {around!r}"
+    around = [name for name, layer in looked.layers.items() if not layer.is_cut]
+    if around:
+        return f"something goes round {around[0]!r}"
     return ""

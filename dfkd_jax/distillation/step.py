@@ -5,58 +5,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from flax.training import train_state
 from jaxtyping import Array, Float
 
 from dfkd_jax.distillation import losses
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Model, Network
 from dfkd_jax.runtime import optimisation, parallel, rng
+from dfkd_jax.runtime.optimisation import TrainState
 
 Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
 
-class StudentState(train_state.TrainState):
-    """The student under training: step, params, opt_state, model_state. Replicated.
-
-    Attributes:
-        model_state: Collections besides `params`: `batch_stats`, say, or nothing.
-    """
-
-    model_state: Any
-
-
-def create_state(*, student: nn.Module, variables: Any, optimizer: Any) -> StudentState:
-    """A student that has made no step.
-
-    The step is an int32 array rather than Flax's Python 0, as checkpoints need it.
-    """
-    model_state = {key: value for key, value in variables.items() if key != "params"}
-    state = StudentState.create(
-        apply_fn=student.apply,
-        params=variables["params"],
-        tx=optimizer,
-        model_state=model_state,
-    )
-    return state.replace(step=jnp.zeros((), jnp.int32))
-
-
 def make_step(
     *,
-    student: nn.Module,
-    teacher: nn.Module,
+    student: Model,
     augment: Callable[[Any, Any, Any], Any],
     loss: Loss,
     stored_labels_temperature: float | None,
     feature_layer: str = "",
     feature_weight: float = 0.0,
     class_balance: float = 0.0,
-) -> Callable[..., tuple[StudentState, dict[str, Any]]]:
-    """`step(state, teacher variables, batch, key) -> (state, metrics)`, data-parallel.
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """`step(state, teacher, batch, key) -> (state, metrics)`, data-parallel.
 
     Args:
-        student: Gets gradients.
-        teacher: Asked about every augmented image.
+        student: Gets gradients; the teacher is asked about every augmented image.
         augment: `(key, image, other image) -> image`, mapped over the batch.
         loss: `(student logits, teacher logits)` to one value an image.
         stored_labels_temperature: If given, the teacher is not asked: `loss` gets
@@ -76,32 +48,32 @@ def make_step(
         return weights / parallel.mean(weights.mean())
 
     def step(
-        state: StudentState, variables: Any, batch: Mapping[str, Any], key: Any
-    ) -> tuple[StudentState, dict[str, Any]]:
+        state: TrainState, teacher: Network, batch: Mapping[str, Any], key: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
         place = parallel.global_index(batch["images"].shape[0])
         step_key = jax.random.fold_in(key, state.step)
         keys = rng.per_example(step_key, place)
         dropout_key = jax.random.fold_in(rng.stream(step_key, "dropout"), place[0])
         images = jax.vmap(augment)(keys, batch["images"], batch["others"])
         if feature_layer:
-            teacher_features, teacher_logits = network.features_and_logits(
-                teacher, variables, images, layer=feature_layer
+            teacher_features, teacher_logits = teacher.features_and_logits(
+                images, layer=feature_layer
             )
         elif stored_labels_temperature is None:
-            teacher_logits = network.logits(teacher, variables, images)
+            teacher_logits = teacher.logits(images)
         else:
             teacher_logits = stored_labels_temperature * jnp.log(batch["labels"])
         weights = weights_of(teacher_logits) if class_balance else 1.0
 
         def mean_loss(params):
             student_variables = {"params": params} | state.model_state
-            asked = (student, student_variables, images, dropout_key)
+            asked = (student_variables, images, dropout_key)
             if not feature_layer:
-                student_logits, model_state = network.train_logits(*asked)
+                student_logits, model_state = student.train_logits(*asked)
                 value = loss(student_logits, teacher_logits)
                 return (weights * value).mean(), (student_logits, model_state)
             student_features, student_logits, model_state = (
-                network.train_features_and_logits(*asked, layer=feature_layer)
+                student.train_features_and_logits(*asked, layer=feature_layer)
             )
             error = losses.feature_error(student_features, teacher_features)
             value = loss(student_logits, teacher_logits) + feature_weight * error

@@ -12,7 +12,6 @@ way its users do, as a function from pixels to logits.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -21,15 +20,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import export
 
 from dfkd_jax.errors import ExportError
 from dfkd_jax.exporting import to_onnx
 from dfkd_jax.models import fast
-from dfkd_jax.models import network as linen
-from dfkd_jax.runtime import files, weights
-from dfkd_jax.runtime.weights import TrainedNetwork
+from dfkd_jax.models.network import Model
+from dfkd_jax.runtime import admission, files, weights
+from dfkd_jax.runtime.trained import TrainedNetwork
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUT, OUTPUT = "images", "logits"
@@ -70,10 +68,10 @@ def card(trained: TrainedNetwork, class_names: Sequence[str]) -> dict[str, Any]:
 
 def evaluation_function(trained: TrainedNetwork) -> Call:
     """Pixels, 0 to 1, to logits as the package itself evaluates a network."""
-    mean = np.float32(trained.description.mean)
-    std = np.float32(trained.description.std)
-    logits = jax.jit(functools.partial(linen.logits, trained.module))
-    return lambda pixels: np.asarray(logits(trained.variables, (pixels - mean) / std))
+    logits = jax.jit(trained.model.logits)
+    return lambda pixels: np.asarray(
+        logits(trained.variables, trained.normalize(pixels))
+    )
 
 
 def serving_function(trained: TrainedNetwork) -> Callable[[jax.Array], jax.Array]:
@@ -82,14 +80,11 @@ def serving_function(trained: TrainedNetwork) -> Callable[[jax.Array], jax.Array
     With native operations: how the package writes them for speed depends on the machine
     at hand, and an exported file is for others.
     """
-    mean = np.reshape(np.float32(trained.description.mean), (1, 1, 1, -1))
-    std = np.reshape(np.float32(trained.description.std), (1, 1, 1, -1))
     variables = jax.tree.map(jnp.asarray, trained.variables)
 
     def logits(pixels):
-        images = (pixels - mean) / std
         with fast.native_operations():
-            return linen.logits(trained.module, variables, images)
+            return trained.model.logits(variables, trained.normalize(pixels))
 
     return logits
 
@@ -109,10 +104,10 @@ def write_safetensors(
     trained.save(path)
 
 
-def read_safetensors(path: pathlib.Path, module: nn.Module) -> Call:
-    """The function behind a file of `write_safetensors`, given its linen module."""
+def read_safetensors(path: pathlib.Path, model: Model) -> Call:
+    """The function behind a file of `write_safetensors`, given what computes."""
     stored = weights.read(path)
-    return evaluation_function(stored.network(module, source=str(path)))
+    return evaluation_function(admission.restore(stored, model, source=str(path)))
 
 
 def write_stablehlo(
@@ -138,9 +133,9 @@ def _no_source_paths():
         jax.config.update(name, before)
 
 
-def read_stablehlo(path: pathlib.Path, module: nn.Module) -> Call:
+def read_stablehlo(path: pathlib.Path, model: Model) -> Call:
     """The function behind a file of `write_stablehlo`, for the machine at hand."""
-    del module
+    del model
     call = export.deserialize(bytearray(path.read_bytes())).call
     return lambda pixels: np.asarray(call(pixels))
 
@@ -164,9 +159,9 @@ def write_onnx(
     path.write_bytes(model)
 
 
-def read_onnx(path: pathlib.Path, module: nn.Module) -> Call:
+def read_onnx(path: pathlib.Path, model: Model) -> Call:
     """The function behind a file of `write_onnx`, run by ONNX Runtime."""
-    del module
+    del model
     run = to_onnx.load(path.read_bytes())
     return lambda pixels: run({INPUT: pixels})
 
@@ -205,7 +200,7 @@ def write(
     write_format, read_format = FORMATS[format_name]
     with files.atomic_write(path) as temporary:
         write_format(temporary, trained, class_names)
-        call = read_format(temporary, trained.module)
+        call = read_format(temporary, trained.model)
         difference = compare(call, trained, source=str(path))
     if format_name == "stablehlo":
         files.write_json(card_path(path), card(trained, class_names))

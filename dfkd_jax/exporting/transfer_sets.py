@@ -21,6 +21,7 @@ import numpy as np
 
 from dfkd_jax.errors import CheckpointError, ExportError, MissingPackageError
 from dfkd_jax.runtime import files
+from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.runtime.weights import FORMAT
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
@@ -33,7 +34,10 @@ class Source:
     """A finished transfer set with what is needed to understand it."""
 
     def __init__(
-        self, transfer_set: TransferSet, description: Any, class_names: tuple[str, ...]
+        self,
+        transfer_set: TransferSet,
+        description: Description,
+        class_names: tuple[str, ...],
     ):
         """Takes the set of a run, the run's description, and names of the classes.
 
@@ -55,8 +59,6 @@ class Source:
         self.transfer_set = transfer_set
         self.manifest = manifest
         self._description = description
-        self.mean = np.float32(description["mean"])
-        self.std = np.float32(description["std"])
         self._class_names = class_names
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ class Source:
         size = self.manifest.shard_size
         for first in range(0, len(self), size):
             images, labels = self.transfer_set.gather(np.arange(first, first + size))
-            yield images * self.std + self.mean, labels
+            yield self._description.denormalize(images), labels
 
     def card(self) -> dict[str, Any]:
         """What a user of the data has to know, as JSON values."""
@@ -78,9 +80,9 @@ class Source:
             "pixel_scale": [0.0, 1.0],
             "num_classes": self.manifest.num_classes,
             "class_names": list(self._class_names),
-            "mean": list(self._description["mean"]),
-            "std": list(self._description["std"]),
-            "dataset": self._description["dataset"],
+            "mean": list(self._description.mean),
+            "std": list(self._description.std),
+            "dataset": self._description.dataset,
             "teacher_sha256": self.manifest.teacher_sha256,
             "transfer_set_sha256": self.transfer_set.digest(),
             "seed": self.manifest.seed,
@@ -89,7 +91,7 @@ class Source:
 
 
 def open_source(
-    folder: pathlib.Path, description: Any, class_names: tuple[str, ...]
+    folder: pathlib.Path, description: Description, class_names: tuple[str, ...]
 ) -> Source:
     """The transfer set in `folder`, which a run has made.
 
@@ -118,8 +120,9 @@ def write_npz(path: pathlib.Path, source: Source) -> None:
                     np.lib.format.write_array_header_1_0(file, header)
                     for batch in source.batches():
                         file.write(np.asarray(batch[place], "<f4").tobytes())
-            small = {"mean": source.mean, "std": source.std}
-            for name, value in (small | {"card": json.dumps(source.card())}).items():
+            card = source.card()
+            small = {key: np.float32(card[key]) for key in ("mean", "std")}
+            for name, value in (small | {"card": json.dumps(card)}).items():
                 with archive.open(f"{name}.npy", "w") as file:
                     np.lib.format.write_array(file, np.asarray(value))
         check_npz(temporary, source)

@@ -9,13 +9,13 @@ there: `transfer_set/` (synthesis) and `student.safetensors` (distillation).
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from dfkd_jax.config import (
     DistillationConfig,
@@ -26,29 +26,26 @@ from dfkd_jax.config import (
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.models import network as networks
+from dfkd_jax.models.graph import Layer
+from dfkd_jax.models.network import Model, penultimate
 from dfkd_jax.reporting import figures, soft_labels
-from dfkd_jax.runtime import hosts, parallel, precision, progress, weights
+from dfkd_jax.runtime import hosts, parallel, precision, progress
+from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.targets import dirichlet, gaussian, one_hot
 
 
-def check(
-    config: ExperimentConfig, teacher: weights.TrainedNetwork, student: nn.Module
-) -> None:
+def check(config: ExperimentConfig, teacher: TrainedNetwork, student: Model) -> None:
     """Raises ConfigError where the settings do not suit the networks or the devices."""
     find_feature_layer(config.targets, teacher)
     check_priors(config.synthesis, teacher)
     check_distillation(config.distillation, teacher, student)
 
 
-def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) -> None:
+def check_priors(synthesis: SynthesisConfig, teacher: TrainedNetwork) -> None:
     """Raises ConfigError where a prior needs what the teacher has not."""
-    shape = tuple(teacher.description.image_shape)
-    if synthesis.batch_norm and not networks.has_batch_norm(
-        teacher.module, teacher.variables, shape
-    ):
+    if synthesis.batch_norm and not teacher.graph().has_batch_norm:
         raise ConfigError(
             f"config.synthesis.batch_norm={synthesis.batch_norm} is not possible: the "
             f"teacher {teacher.description.network!r} has no BatchNorm of images "
@@ -58,8 +55,8 @@ def check_priors(synthesis: SynthesisConfig, teacher: weights.TrainedNetwork) ->
 
 def check_distillation(
     distillation: DistillationConfig,
-    teacher: weights.TrainedNetwork,
-    student: nn.Module,
+    teacher: TrainedNetwork,
+    student: Model,
 ) -> None:
     """Raises ConfigError where the student cannot learn from the teacher as asked."""
     parallel.check_devices(
@@ -67,9 +64,8 @@ def check_distillation(
     )
     distillation_loop.check_networks(
         distillation,
-        teacher=teacher.module,
+        teacher=teacher,
         student=student,
-        image_shape=teacher.description.image_shape,
     )
 
 
@@ -95,10 +91,10 @@ def make_student(task: Task) -> Made:
         draw_labels=draw_labels,
         transfer_set=transfer_set,
     )
-    variables = distil(task, lambda: transfer_set, images="pseudo samples")
+    student = distil(task, lambda: transfer_set, images="pseudo samples")
     if hosts.is_first():
         _keep_soft_labels(task, feature_layer)
-    return Made(variables=variables, facts=facts(feature_layer.name, transfer_set))
+    return Made(student=student, facts=facts(feature_layer.name, transfer_set))
 
 
 def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
@@ -158,11 +154,8 @@ def synthesise(
         )
         synthesis_loop.synthesise(
             config.synthesis,
-            teacher=precision.compute_in(teacher.module, config.compute_dtype),
+            teacher=precision.network_in(teacher, config.compute_dtype),
             feature_layer=feature_layer,
-            variables=teacher.variables,
-            mean=teacher.description.mean,
-            std=teacher.description.std,
             draw_labels=draw_labels,
             transfer_set=transfer_set,
             seed=config.seed,
@@ -191,8 +184,8 @@ def draw_samples(task: Task, transfer_set: TransferSet) -> None:
 
 def distil(
     task: Task, open_source: Callable[[], distillation_loop.Source], *, images: str
-) -> Any:
-    """The student's variables, trained if it is not made yet.
+) -> TrainedNetwork:
+    """The student, trained if it is not made yet.
 
     Args:
         task: With `config.distillation`.
@@ -210,11 +203,9 @@ def distil(
         )
         return distillation_loop.distil(
             config.distillation,
-            teacher=task.teacher.module,
-            variables=task.teacher.variables,
+            teacher=task.teacher,
             student=task.student,
             source=source,
-            image_shape=task.description.image_shape,
             compute_dtype=config.compute_dtype,
             seed=config.seed,
             workdir=task.workdir,
@@ -224,9 +215,7 @@ def distil(
     return task.student_once(train)
 
 
-def find_layer(
-    name: str, teacher: weights.TrainedNetwork, *, setting: str
-) -> networks.Layer:
+def find_layer(name: str, teacher: TrainedNetwork, *, setting: str) -> Layer:
     """The layer of the teacher called `name`; the layer before the last if empty.
 
     Args:
@@ -238,7 +227,7 @@ def find_layer(
         ConfigError: There is none of this name, or it is no feature space.
     """
     found = teacher.layers()
-    name = name or networks.penultimate(found)
+    name = name or penultimate(found)
     if not (name and found):
         raise ConfigError(
             f"The teacher {teacher.description.network!r} has no layer with a kernel "
@@ -265,9 +254,7 @@ def find_layer(
     return found[name]
 
 
-def find_feature_layer(
-    targets: TargetsConfig, teacher: weights.TrainedNetwork
-) -> networks.Layer:
+def find_feature_layer(targets: TargetsConfig, teacher: TrainedNetwork) -> Layer:
     """The layer of the teacher whose output the normal models.
 
     Raises:
@@ -282,9 +269,7 @@ def find_feature_layer(
             f"config.targets.weights='outgoing' is not possible: after {name!r} comes "
             "no layer with one input a unit."
         )
-    if targets.mean == "bias" and "bias" not in networks.lookup(
-        teacher.variables["params"], layer.name
-    ):
+    if targets.mean == "bias" and teacher.bias(name) is None:
         raise ConfigError(
             f"config.targets.mean='bias' is not possible: {name!r} has no bias."
         )
@@ -296,31 +281,27 @@ def find_feature_layer(
     return layer
 
 
-def find_kernel(
-    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
-) -> Any:
+def find_kernel(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) -> Any:
     """The kernel that the correlation of the units of `layer` is built from."""
     name = layer.next_layer if targets.weights == "outgoing" else layer.kernel_layer
-    return jnp.asarray(networks.lookup(teacher.variables["params"], name)["kernel"])
+    return teacher.kernel(name)
 
 
-def make_targets(
-    targets: TargetsConfig, teacher: weights.TrainedNetwork, layer: networks.Layer
-) -> Any:
+def make_targets(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) -> Any:
     """`draw(keys [batch]) -> soft labels [batch, classes]` as the config asks."""
-    params = teacher.variables["params"]
     if targets.distribution == "one_hot":
         return one_hot.labels(teacher.description.num_classes)
     if targets.distribution == "dirichlet":
         last = list(teacher.layers().values())[-1]
-        kernel = jnp.asarray(networks.lookup(params, last.kernel_layer)["kernel"])
-        return dirichlet.soft_labels(kernel, betas=targets.betas)
+        return dirichlet.soft_labels(
+            teacher.kernel(last.kernel_layer), betas=targets.betas
+        )
     mean, std = None, None
     if targets.mean == "bias":
-        mean = jnp.asarray(networks.lookup(params, layer.name)["bias"])
+        mean = teacher.bias(layer.name)
     elif targets.mean == "batch_norm" or (targets.mean == "auto" and layer.batch_norm):
-        statistics = networks.lookup(teacher.variables["batch_stats"], layer.batch_norm)
-        mean, std = jnp.asarray(statistics["mean"]), jnp.sqrt(statistics["var"])
+        mean, variance = teacher.statistics(layer.batch_norm)
+        std = jnp.sqrt(variance)
     normal = gaussian.feature_normal(
         find_kernel(targets, teacher, layer),
         sigma=targets.sigma,
@@ -338,25 +319,19 @@ def make_targets(
 
 def labels_of(
     normal: gaussian.Normal,
-    teacher: weights.TrainedNetwork,
-    layer: networks.Layer,
+    teacher: TrainedNetwork,
+    layer: Layer,
     *,
     grid: int,
     candidates: int,
 ) -> Any:
     """`draw(keys [batch]) -> soft labels`, of a normal over the units of `layer`."""
-
-    def head(features):
-        return networks.head(
-            teacher.module,
-            teacher.variables,
-            features,
-            layer=layer.name,
-            image_shape=tuple(teacher.description.image_shape),
-        )
-
     return gaussian.soft_labels(
-        head, normal, shape=layer.output_shape, grid=grid, candidates=candidates
+        functools.partial(teacher.head, layer=layer.name),
+        normal,
+        shape=layer.output_shape,
+        grid=grid,
+        candidates=candidates,
     )
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dfkd_jax.errors import CheckpointError
-from dfkd_jax.runtime import hosts, weights, writers
+from dfkd_jax.models.network import Model
+from dfkd_jax.runtime import admission, hosts, weights, writers
+from dfkd_jax.runtime.descriptions import Description
+from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.runtime.workdir import mark
 
 
@@ -17,7 +20,7 @@ class Task:
     Attributes:
         config: Settings of the method.
         teacher: What the student learns from.
-        student: Linen module; what it starts as is the method's affair.
+        student: As functions of arrays; what it starts as is the method's affair.
         description: Of the student.
         class_names: One a class.
         workdir: Everything goes here.
@@ -27,16 +30,16 @@ class Task:
     """
 
     config: Any
-    teacher: weights.TrainedNetwork
-    student: Any
-    description: weights.Description
+    teacher: TrainedNetwork
+    student: Model
+    description: Description
     class_names: Sequence[str]
     workdir: pathlib.Path
     stopwatch: writers.Stopwatch
     warn_of_images: Callable[[], None]
 
-    def student_once(self, train: Callable[[], Any]) -> Any:
-        """The student's variables: those in the work directory, else what `train` says.
+    def student_once(self, train: Callable[[], Any]) -> TrainedNetwork:
+        """The student: of the work directory, else with the variables of `train`.
 
         Process 0 writes the latter as `student.safetensors`.
 
@@ -46,12 +49,14 @@ class Task:
         path = self.workdir / "student.safetensors"
         if hosts.first_says(path.exists()):
             return _load(path, self.student)
-        variables = weights.as_float32(train(), source="The student")
+        student = TrainedNetwork(
+            model=self.student,
+            variables=weights.as_float32(train(), source="The student"),
+            description=self.description,
+        )
         if hosts.is_first():
-            weights.TrainedNetwork(
-                module=self.student, variables=variables, description=self.description
-            ).save(path, run=mark(self.workdir))
-        return variables
+            student.save(path, run=mark(self.workdir))
+        return student
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,15 +64,15 @@ class Made:
     """A student that is made.
 
     Attributes:
-        variables: Its variables (NumPy).
+        student: The network.
         facts: For `results.json`: what it learnt from.
     """
 
-    variables: Any
+    student: TrainedNetwork
     facts: Mapping[str, Any]
 
 
-def _load(path, module):
+def _load(path, model):
     """What this very run has made before."""
     again = "Delete it, and the same command makes it again from the last checkpoint."
     try:
@@ -76,4 +81,4 @@ def _load(path, module):
         raise CheckpointError(f"{error} {again}") from error
     if stored.run not in ("", mark(path.parent)):
         raise CheckpointError(f"{path} is of another run. {again}")
-    return stored.network(module, source=str(path)).variables
+    return admission.restore(stored, model, source=str(path))

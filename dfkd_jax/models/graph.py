@@ -560,6 +560,23 @@ class Graph:
         (value,) = interpret(_needed(self._eqns, [var]), env, [var])
         return order.ordered(value)
 
+    def bias(self, variables: Any, name: str) -> Any:
+        """What a layer adds, `[units]`; None if it adds nothing."""
+        eqn = self._maker[self._places[name].var]
+        if name not in self._layer_eqns or eqn.primitive.name not in _ADDITIONS:
+            return None
+        (var,) = [v for v in _variables(eqn.invars) if v not in self._of_images]
+        env = self._env(variables)
+        (value,) = interpret(_needed(self._eqns, [var]), env, [var])
+        return jnp.broadcast_to(value.reshape(-1), (self.layers[name].num_units,))
+
+    def statistics(self, variables: Any, name: str) -> tuple[Any, Any]:
+        """Running mean and variance of a BatchNorm, `[features]` each."""
+        norm = next(norm for norm in self._norms if norm.name == name)
+        env = self._env(variables)
+        mean, var = (env[self._leaf_vars[path]] for path in (norm.mean, norm.var))
+        return jnp.asarray(mean).reshape(-1), jnp.asarray(var).reshape(-1)
+
     @property
     def unfit(self) -> str:
         """The first layer that is no plain product with its kernel; empty if none."""

@@ -1,12 +1,17 @@
-"""Any linen classifier as teacher or student: called, looked into, gone on from.
+"""Any classifier as one value: called, looked into, gone on from.
 
-Nothing needs to be inherited: what a network computes is read from its graph (see
-`graph`), and run in the forms that are fastest here (see `fast`). `layer` is a layer's
-name in the parameter tree, with slashes where modules are nested ("encoder/dense_1").
-Variables are linen's: `{"params": …, "batch_stats": …}`.
+A `Model` is a network as functions of arrays, a `Network` a model with its variables
+and what else is known of it. What a network computes is read from its graph (see
+`graph`), and run in the forms that are fastest here (see `fast`), whoever wrote it.
+`layer` is a layer's name in the variables, with slashes where modules are nested
+("encoder/dense_1"). Variables are nested dictionaries of arrays by name: `"params"`,
+which training changes by gradients, and others that it moves otherwise or not at all
+(`"batch_stats"`).
 """
 
+import abc
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +22,7 @@ from flax import linen as nn
 
 from dfkd_jax.models import fast, graph
 from dfkd_jax.models.graph import Layer, Moments
+from dfkd_jax.runtime.descriptions import Description
 
 # How networks are told whether they are trained, and what they are told when not.
 MODE_ARGUMENTS = {
@@ -53,11 +59,136 @@ def _apply(module, variables, images, *, train, **options):
     return module.apply(variables, images, **options, **keywords)
 
 
+class Model(abc.ABC):
+    """A network as functions of arrays, whatever framework wrote it.
+
+    Equal models are functions that compute the same: what is traced of one serves all.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
+        """Logits, or with a key what `train_logits` returns, as they are written."""
+
+    @abc.abstractmethod
+    def init(self, key: Any, image_shape: tuple[int, ...]) -> Any:
+        """Variables of a network that has learned nothing yet."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of what it was made with, besides weights."""
+        return ()
+
+    def never_trained(self, variables: Any, images: Any) -> str:
+        """Returns "Dropout" or "BatchNorm" if training leaves all in evaluation mode.
+
+        Empty if it does not. Nothing is computed: all arguments may be abstract.
+        """
+        del variables, images
+        return ""
+
+    def shapes(self, image_shape: tuple[int, ...]) -> Any:
+        """Its variables as shapes and dtypes; nothing is computed."""
+        init = functools.partial(self.init, image_shape=tuple(image_shape))
+        return jax.eval_shape(init, jax.random.key(0))
+
+    def logits(self, variables: Any, images: Any) -> Any:
+        """What the network says of `[batch, …]`, in evaluation mode.
+
+        Dropout is off and BatchNorm reads its running statistics.
+        """
+        return fast.faster(self)(variables, images)
+
+    def train_logits(
+        self, variables: Any, images: Any, key: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Logits in training mode, and all variables besides `params` as they are now.
+
+        Args:
+            variables: All of them.
+            images: `[batch, height, width, channels]`.
+            key: For dropout.
+        """
+        return fast.faster(self)(variables, images, key)
+
+    def features_and_logits(
+        self, variables: Any, images: Any, *, layer: str
+    ) -> tuple[Any, Any]:
+        """Output of `layer`, `[batch, …, units]`, and logits, in evaluation mode."""
+        features, result, _ = self._look(variables, images, layer=layer)
+        return features, result
+
+    def train_features_and_logits(
+        self, variables: Any, images: Any, key: Any, *, layer: str
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Output of `layer`, and what `train_logits` returns."""
+        features, (result, state), _ = self._look(variables, images, key, layer=layer)
+        return features, result, state
+
+    def features_logits_and_moments(
+        self, variables: Any, images: Any, *, layer: str
+    ) -> tuple[Any, Any, list[Moments]]:
+        """As `features_and_logits`, and what every BatchNorm of images gets of a batch.
+
+        The network is in evaluation mode: what it says of an image does not depend on
+        the others, the moments do. They are those of `images`, of one device. A
+        BatchNorm that is called twice counts twice; those inside of a scan are not
+        seen. Those of vectors are left out, as in DeepInversion: behind dropout, which
+        evaluation does without, they keep variances that no image could have.
+        """
+        return self._look(variables, images, layer=layer, moments=True)
+
+    def _look(self, *arguments, layer, moments=False):
+        """Features, what the network returns, and moments."""
+        found = graph.of(self, *arguments)
+        outputs, (features,), seen = found.run(
+            *arguments, wanted=[layer], moments=moments, plan=fast.best()
+        )
+        return features.astype(jax.tree.leaves(outputs)[0].dtype), outputs, seen
+
+    def head(
+        self,
+        variables: Any,
+        features: Any,
+        *,
+        layer: str,
+        image_shape: tuple[int, int, int],
+    ) -> Any:
+        """Logits `[batch, classes]` of the rest of the network, after `layer`.
+
+        Whatever goes round the layer (a skip connection) is that of a blank image.
+        """
+        blank = jnp.zeros((features.shape[0], *image_shape), features.dtype)
+        found = graph.of(self, variables, blank)
+        return found.run(variables, blank, given={layer: features}, plan=fast.best())[0]
+
+    def graph(
+        self,
+        variables: Any,
+        image_shape: tuple[int, ...],
+        num_images: int = graph.MANY,
+    ) -> graph.Graph:
+        """The network in evaluation mode, looked into; nothing is computed."""
+        images = jax.ShapeDtypeStruct((num_images, *image_shape), jnp.float32)
+        return graph.of(self, variables, images)
+
+
 @dataclasses.dataclass(frozen=True)
-class Call:
-    """A network as a function of arrays; with a key, in training mode."""
+class Linen(Model):
+    """A linen module; nothing needs to be inherited."""
 
     module: nn.Module
+
+    def __hash__(self):
+        try:
+            return hash(self.module)
+        except TypeError:  # A field is a list or an array.
+            return hash(type(self.module))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the module's own fields."""
+        fields = (field.name for field in dataclasses.fields(self.module) if field.init)
+        return tuple(name for name in fields if name not in ("parent", "name"))
 
     def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
         """Logits, or what `train_logits` returns."""
@@ -72,161 +203,115 @@ class Call:
             mutable=[name for name in variables if name != "params"],
         )
 
+    def init(self, key: Any, image_shape: tuple[int, ...]) -> Any:
+        """Variables of a network that has learned nothing yet."""
+        images = jnp.zeros((1, *image_shape))
+        module, keywords = _in_mode(self.module, train=False)
+        # As one program: operation by operation it takes seconds.
+        variables = jax.jit(lambda key: module.init(key, images, **keywords))(key)
+        return nn.meta.unbox(variables)
 
-def logits(module: nn.Module, variables: Any, images: Any) -> Any:
-    """What the network says of `[batch, height, width, channels]`, in evaluation mode.
+    def never_trained(self, variables: Any, images: Any) -> str:
+        """Returns the kind of layer that always stays in evaluation mode, or ""."""
+        modes: dict[str, list[bool]] = {}
 
-    Dropout is off and BatchNorm reads its running statistics.
+        def look(call, arguments, keywords, context):
+            layer, name = context.module, ""
+            if isinstance(layer, nn.Dropout) and layer.rate:
+                name = "deterministic"
+            elif isinstance(layer, nn.BatchNorm):
+                name = "use_running_average"
+            if name and context.method_name == "__call__":
+                given = keywords.get(name, arguments[1] if arguments[1:] else None)
+                off = getattr(layer, name) if given is None else given
+                modes.setdefault(type(layer).__name__, []).append(bool(off))
+            return call(*arguments, **keywords)
+
+        with nn.intercept_methods(look):
+            jax.eval_shape(self, variables, images, jax.random.key(0))
+        return next((kind for kind, off in modes.items() if all(off)), "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A classifier: what it computes, by which weights, of which images.
+
+    A pytree of its variables, so that steps and devices take it whole.
+
+    Attributes:
+        model: As functions of arrays.
+        variables: See above.
+        description: What else is known of it: its images and classes.
     """
-    return fast.faster(Call(module))(variables, images)
 
+    model: Model
+    variables: Any
+    description: Description
 
-def train_logits(
-    module: nn.Module, variables: Any, images: Any, key: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Logits in training mode, and the collections besides `params` as they are now.
+    def __init_subclass__(cls):
+        _register(cls)
 
-    Args:
-        module: The network.
-        variables: All of its collections.
-        images: `[batch, height, width, channels]`.
-        key: For dropout.
-    """
-    return fast.faster(Call(module))(variables, images, key)
+    def normalize(self, pixels: Any) -> Any:
+        """What the network is given of pixels; see `Description.normalize`."""
+        return self.description.normalize(pixels)
 
+    def logits(self, images: Any) -> Any:
+        """Logits `[batch, classes]` of normalized `[batch, height, width, channels]`.
 
-def never_trained(module: nn.Module, variables: Any, images: Any) -> str:
-    """Returns "Dropout" or "BatchNorm" if training leaves all in evaluation mode.
+        In evaluation mode, in the operations that are fastest here.
+        """
+        return self.model.logits(self.variables, images)
 
-    Empty if it does not. Nothing is computed: all arguments may be abstract.
-    """
-    modes: dict[str, list[bool]] = {}
+    def features_and_logits(self, images: Any, *, layer: str) -> tuple[Any, Any]:
+        """Output of `layer`, `[batch, …, units]`, and logits of normalized images."""
+        return self.model.features_and_logits(self.variables, images, layer=layer)
 
-    def look(call, arguments, keywords, context):
-        layer, name = context.module, ""
-        if isinstance(layer, nn.Dropout) and layer.rate:
-            name = "deterministic"
-        elif isinstance(layer, nn.BatchNorm):
-            name = "use_running_average"
-        if name and _is_call(context):
-            given = keywords.get(name, arguments[1] if arguments[1:] else None)
-            off = getattr(layer, name) if given is None else given
-            modes.setdefault(type(layer).__name__, []).append(bool(off))
-        return call(*arguments, **keywords)
-
-    with nn.intercept_methods(look):
-        jax.eval_shape(
-            lambda variables, images: train_logits(
-                module, variables, images, jax.random.key(0)
-            ),
-            variables,
-            images,
+    def features_logits_and_moments(
+        self, images: Any, *, layer: str
+    ) -> tuple[Any, Any, list[Moments]]:
+        """See `Model`."""
+        return self.model.features_logits_and_moments(
+            self.variables, images, layer=layer
         )
-    return next((kind for kind, off in modes.items() if all(off)), "")
+
+    def features(self, images: Any, *, layer: str) -> Any:
+        """Output of `layer`, `[batch, …, units]`, of normalized images."""
+        return self.features_and_logits(images, layer=layer)[0]
+
+    def head(self, features: Any, *, layer: str) -> Any:
+        """Logits `[batch, classes]` of what `layer` says; see `Model.head`."""
+        shape = tuple(self.description.image_shape)
+        return self.model.head(self.variables, features, layer=layer, image_shape=shape)
+
+    def graph(self, num_images: int = graph.MANY) -> graph.Graph:
+        """The network, looked into; nothing is computed."""
+        shape = tuple(self.description.image_shape)
+        return self.model.graph(self.variables, shape, num_images)
+
+    def layers(self) -> dict[str, Layer]:
+        """Layers that can be feature layers by name, in the order of the first call."""
+        return dict(self.graph().layers)
+
+    def kernel(self, layer: str) -> Any:
+        """A layer's kernel, `[…, inputs, units]`, however the framework keeps it."""
+        return self.graph().kernel(self.variables, layer)
+
+    def bias(self, layer: str) -> Any:
+        """A layer's bias, `[units]`; None if it has none."""
+        return self.graph().bias(self.variables, layer)
+
+    def statistics(self, batch_norm: str) -> tuple[Any, Any]:
+        """Running mean and variance, `[features]` each, of a BatchNorm."""
+        return self.graph().statistics(self.variables, batch_norm)
 
 
-def init(module: nn.Module, key: Any, image_shape: tuple[int, int, int]) -> Any:
-    """Variables of a network that has learned nothing yet."""
-    images = jnp.zeros((1, *image_shape))
-    module, keywords = _in_mode(module, train=False)
-    # As one program: operation by operation it takes seconds.
-    variables = jax.jit(lambda key: module.init(key, images, **keywords))(key)
-    return nn.meta.unbox(variables)
-
-
-def features_and_logits(
-    module: nn.Module, variables: Any, images: Any, *, layer: str
-) -> tuple[Any, Any]:
-    """Output of `layer`, `[batch, …, units]`, and logits, in evaluation mode."""
-    features, result, _ = _look(module, variables, images, layer=layer)
-    return features, result
-
-
-def train_features_and_logits(
-    module: nn.Module, variables: Any, images: Any, key: Any, *, layer: str
-) -> tuple[Any, Any, dict[str, Any]]:
-    """Output of `layer`, and what `train_logits` returns."""
-    features, (result, state), _ = _look(module, variables, images, key, layer=layer)
-    return features, result, state
-
-
-def features_logits_and_moments(
-    module: nn.Module, variables: Any, images: Any, *, layer: str
-) -> tuple[Any, Any, list[Moments]]:
-    """As `features_and_logits`, and what every BatchNorm of images gets of the batch.
-
-    The network is in evaluation mode: what it says of an image does not depend on the
-    others, the moments do. They are those of `images`, of one device. A BatchNorm that
-    is called twice counts twice; those inside of an `nn.scan` are not seen. Those of
-    vectors are left out, as in DeepInversion: behind dropout, which evaluation does
-    without, they keep variances that no image could have.
-    """
-    return _look(module, variables, images, layer=layer, moments=True)
-
-
-def _look(module, *arguments, layer, moments=False):
-    """Features, what the network returns, and moments."""
-    found = graph.of(Call(module), *arguments)
-    outputs, (features,), seen = found.run(
-        *arguments, wanted=[layer], moments=moments, plan=fast.best()
+def _register(kind):
+    jax.tree_util.register_dataclass(
+        kind, data_fields=["variables"], meta_fields=["model", "description"]
     )
-    return features.astype(jax.tree.leaves(outputs)[0].dtype), outputs, seen
 
 
-def has_batch_norm(
-    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
-) -> bool:
-    """Whether there are moments of a BatchNorm of images; nothing is computed."""
-    return graph_of(module, variables, image_shape).has_batch_norm
-
-
-def graph_of(
-    module: nn.Module,
-    variables: Any,
-    image_shape: tuple[int, int, int],
-    num_images: int = graph.MANY,
-) -> graph.Graph:
-    """The network in evaluation mode, looked into; nothing is computed."""
-    images = jax.ShapeDtypeStruct((num_images, *image_shape), jnp.float32)
-    return graph.of(Call(module), variables, images)
-
-
-def head(
-    module: nn.Module,
-    variables: Any,
-    features: Any,
-    *,
-    layer: str,
-    image_shape: tuple[int, int, int],
-) -> Any:
-    """Logits `[batch, classes]` of the rest of the network, after `layer`.
-
-    Whatever goes round the layer (a skip connection) is that of a blank image.
-    """
-    blank = jnp.zeros((features.shape[0], *image_shape), features.dtype)
-    found = graph.of(Call(module), variables, blank)
-    return found.run(variables, blank, given={layer: features}, plan=fast.best())[0]
-
-
-def bypassed(
-    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
-) -> str:
-    """The first layer without which logits still tell images apart; empty if none.
-
-    There, something goes round it: a skip connection, say.
-    """
-    found = layers(module, variables, image_shape)
-    return next((name for name, layer in found.items() if not layer.is_cut), "")
-
-
-def layers(
-    module: nn.Module, variables: Any, image_shape: tuple[int, int, int]
-) -> dict[str, Layer]:
-    """Layers that can be feature layers by name, in the order of their first call.
-
-    The network is traced on shapes alone; nothing is computed.
-    """
-    return dict(graph_of(module, variables, image_shape).layers)
+_register(Network)
 
 
 def penultimate(found: Mapping[str, Layer]) -> str:
@@ -240,14 +325,3 @@ def penultimate(found: Mapping[str, Layer]) -> str:
         if layer.calls == 1 and not layer.is_of_tokens
     ]
     return (["", *names])[-2 if len(names) > 1 else -1]
-
-
-def lookup(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The part of a collection that belongs to module `name`; empty if it has none."""
-    for part in name.split("/"):
-        tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
-    return tree if isinstance(tree, Mapping) else {}
-
-
-def _is_call(context):
-    return context.method_name == "__call__"

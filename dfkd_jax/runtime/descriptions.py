@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dfkd_jax.errors import CheckpointError
 
 MOST_CLASSES = 1_000_000
@@ -32,6 +34,28 @@ class Description:
     std: Sequence[float]
     dataset: str
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __hash__(self):
+        return hash((self.network, self.num_classes, self.dataset))
+
+    def normalize(self, pixels: Any) -> Any:
+        """What the network is given of pixels, uint8 or from 0 to 1, channels last."""
+        if pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.float32) / 255
+        return (pixels - self._per_channel("mean", pixels)) / self._per_channel(
+            "std", pixels
+        )
+
+    def denormalize(self, images: Any) -> Any:
+        """Pixels from 0 to 1 of what a network is given."""
+        return images * self._per_channel("std", images) + self._per_channel(
+            "mean", images
+        )
+
+    def _per_channel(self, name, images):
+        # With all axes, as traced arrays want it.
+        shape = (1,) * (images.ndim - 1) + (-1,)
+        return np.float32(getattr(self, name)).reshape(shape)
 
 
 def describe(fields: Any, *, source: str) -> Description:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import optax
+from flax.training import train_state
 
 from dfkd_jax.runtime import parallel
 
@@ -50,6 +52,36 @@ def make_optimizer(
         optax.add_decayed_weights(weight_decay),
         optax.sgd(schedule, momentum=momentum, nesterov=True),
     )
+
+
+class TrainState(train_state.TrainState):
+    """A network under training: step, params, opt_state, model_state. Replicated.
+
+    Attributes:
+        model_state: Variables besides `params`: `batch_stats`, say, or nothing.
+    """
+
+    model_state: Any
+
+
+def create_state(variables: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """A network that has made no step.
+
+    The step is an int32 array rather than Flax's Python 0, as checkpoints need it.
+    """
+    model_state = {key: value for key, value in variables.items() if key != "params"}
+    state = TrainState.create(
+        apply_fn=None,
+        params=variables["params"],
+        tx=optimizer,
+        model_state=model_state,
+    )
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """What the network in training computes with."""
+    return {"params": state.params} | state.model_state
 
 
 def update(

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+
+from dfkd_jax.models.network import Model, Network
 
 
 def cast(tree: Any, dtype: Any) -> Any:
@@ -27,30 +28,34 @@ def cast(tree: Any, dtype: Any) -> Any:
     )
 
 
-def compute_in(module: nn.Module, dtype: str) -> nn.Module:
-    """A module like `module`, whose `apply` computes in `dtype`.
+@dataclasses.dataclass(frozen=True)
+class Rounded(Model):
+    """A model like `model` that computes in `dtype`.
 
     Parameters and images are rounded on the way in, everything that comes out is
     float32. Running statistics (BatchNorm's) are never rounded, and BatchNorm takes its
     means in float32. The gradient of rounding is the identity.
-
-    Args:
-        module: Returned as it is for "float32".
-        dtype: "float32" or "bfloat16".
     """
-    if dtype == "float32":
-        return module
 
-    class Rounded(type(module)):
-        def apply(self, variables, *args, **kwargs):
-            rounded = {"params": cast(variables["params"], dtype)}
-            args = cast(args, dtype)
-            outputs = super().apply({**variables, **rounded}, *args, **kwargs)
-            return cast(outputs, jnp.float32)
+    model: Model
+    dtype: str
 
-    fields = {
-        field.name: getattr(module, field.name)
-        for field in dataclasses.fields(module)
-        if field.init and field.name not in ("parent", "name")
-    }
-    return Rounded(**fields)
+    def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
+        """See `Model`."""
+        rounded = {**variables, "params": cast(variables["params"], self.dtype)}
+        outputs = self.model(rounded, cast(images, self.dtype), *key)
+        return cast(outputs, jnp.float32)
+
+    def init(self, key: Any, image_shape: tuple[int, ...]) -> Any:
+        """Variables in float32."""
+        return self.model.init(key, image_shape)
+
+
+def compute_in(model: Model, dtype: str) -> Model:
+    """The model as it computes in `dtype`: itself for "float32"; or "bfloat16"."""
+    return model if dtype == "float32" else Rounded(model, dtype)
+
+
+def network_in(network: Network, dtype: str) -> Network:
+    """The network as it computes in `dtype`."""
+    return dataclasses.replace(network, model=compute_in(network.model, dtype))

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax import linen as nn
 
 from dfkd_jax.config import SynthesisConfig
 from dfkd_jax.errors import CheckpointError, NonFiniteError
+from dfkd_jax.models.network import Network
 from dfkd_jax.runtime import (
     checkpoints,
     hosts,
@@ -27,38 +27,36 @@ from dfkd_jax.runtime import (
     stopping,
     writers,
 )
+from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.synthesis import parameterisation as parameterisations
 from dfkd_jax.synthesis import step as steps
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
 
 def make_parameterisation(
-    config: SynthesisConfig, *, image_shape: Any, mean: Any, std: Any
+    config: SynthesisConfig, description: Description
 ) -> parameterisations.Parameterisation:
-    """The parameterisation that `config` asks for."""
+    """The parameterisation of a network's images that `config` asks for."""
     result = parameterisations.grids(
-        tuple(image_shape),
+        tuple(description.image_shape),
         factors=config.grid_factors,
         init_scale=config.init_scale,
         init=config.init,
     )
     if config.pixel_bounds == "sigmoid":
         return parameterisations.bounded(
-            result, mean=mean, std=std, offset=config.init_offset
+            result, normalize=description.normalize, offset=config.init_offset
         )
     if config.pixel_bounds == "rescale":
-        return parameterisations.rescaled(result, mean=mean, std=std)
+        return parameterisations.rescaled(result, normalize=description.normalize)
     return result
 
 
 def synthesise(
     config: SynthesisConfig,
     *,
-    teacher: nn.Module,
+    teacher: Network,
     feature_layer: str,
-    variables: Any,
-    mean: Any,
-    std: Any,
     draw_labels: Callable[[Any], Any],
     transfer_set: TransferSet,
     seed: int,
@@ -73,11 +71,8 @@ def synthesise(
 
     Args:
         config: Settings of synthesis.
-        teacher: The teacher's linen module.
+        teacher: Whose images are made.
         feature_layer: Whose responses the activation loss looks at.
-        variables: Its variables.
-        mean: Per channel, of pixels on the scale 0 to 1.
-        std: Per channel, likewise.
         draw_labels: Keys `[batch]` to soft labels `[batch, classes]`.
         transfer_set: Where shards go.
         seed: Root of all keys.
@@ -89,16 +84,13 @@ def synthesise(
         StorageError: A shard or checkpoint cannot be written.
     """
     manifest = transfer_set.manifest
-    parameterisation = make_parameterisation(
-        config, image_shape=manifest.image_shape, mean=mean, std=std
-    )
+    parameterisation = make_parameterisation(config, teacher.description)
     optimizer = optax.adam(config.learning_rate)
     init = parallel.map_devices(
         steps.make_init(parameterisation=parameterisation, optimizer=optimizer)
     )
     step = parallel.batch_parallel(
         steps.make_step(
-            teacher=teacher,
             feature_layer=feature_layer,
             parameterisation=parameterisation,
             optimizer=optimizer,
@@ -120,7 +112,7 @@ def synthesise(
             rng.per_example(rng.stream(key, "labels"), index)
         )
     )
-    key, variables = parallel.replicate((root, variables))
+    key, teacher = parallel.replicate((root, teacher))
 
     cadence = _Cadence(config.checkpoint_seconds)
 
@@ -145,7 +137,7 @@ def synthesise(
         for done in range(begun, config.num_steps, config.steps_per_call):
             started = time.monotonic()
             with jax.transfer_guard("disallow"):
-                state, metrics = step(state, variables, labels, key)
+                state, metrics = step(state, teacher, labels, key)
             done += config.steps_per_call
             history.append(metrics)
             # With more calls waiting than one, a stop would have to wait for them.

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key
 
 
@@ -78,29 +77,25 @@ def grids(
 def bounded(
     inner: Parameterisation,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalize: Callable[[Any], Any],
     offset: float = 0.0,
 ) -> Parameterisation:
-    """`inner` through a sigmoid onto the pixel range [0, 1], then standardised.
+    """`inner` through a sigmoid onto the pixel range [0, 1], then normalized.
 
     Args:
         inner: What is bounded.
-        mean: Per channel, on the pixel scale.
-        std: Per channel, on the pixel scale.
+        normalize: Pixels to what the network is given.
         offset: Added before the sigmoid: below 0 images start dark.
     """
-    means = np.float32(mean).reshape(1, 1, 1, -1)
-    stds = np.float32(std).reshape(1, 1, 1, -1)
 
     def render(params):
-        return (jax.nn.sigmoid(inner.render(params) + offset) - means) / stds
+        return normalize(jax.nn.sigmoid(inner.render(params) + offset))
 
     return Parameterisation(inner.init, render)
 
 
 def rescaled(
-    inner: Parameterisation, *, mean: Sequence[float], std: Sequence[float]
+    inner: Parameterisation, *, normalize: Callable[[Any], Any]
 ) -> Parameterisation:
     """Plain pixels whose range in each image is made [0, 1] after every step.
 
@@ -109,11 +104,8 @@ def rescaled(
 
     Args:
         inner: One grid, as fine as the image.
-        mean: Per channel, on the pixel scale.
-        std: Per channel, on the pixel scale.
+        normalize: Pixels to what the network is given.
     """
-    means = np.float32(mean).reshape(1, 1, 1, -1)
-    stds = np.float32(std).reshape(1, 1, 1, -1)
 
     def project(params):
         return jax.tree.map(_unit_range, params)
@@ -122,7 +114,7 @@ def rescaled(
         return project(inner.init(keys))
 
     def render(params):
-        return (inner.render(params) - means) / stds
+        return normalize(inner.render(params))
 
     return Parameterisation(init, render, project)
 

@@ -6,10 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 
-from dfkd_jax.models import network
 from dfkd_jax.runtime import rng
 from dfkd_jax.synthesis import losses, priors
 from dfkd_jax.synthesis.parameterisation import Parameterisation
@@ -48,7 +46,6 @@ def make_init(
 
 def make_step(
     *,
-    teacher: nn.Module,
     feature_layer: str,
     parameterisation: Parameterisation,
     optimizer: optax.GradientTransformation,
@@ -62,7 +59,7 @@ def make_step(
     flip: float,
     num_steps: int,
 ) -> Callable[..., tuple[SynthesisState, dict[str, Any]]]:
-    """`step(state, teacher variables, labels, key) -> (state, metrics)`.
+    """`step(state, teacher, labels, key) -> (state, metrics)`.
 
     One call makes `num_steps` optimiser steps in a `lax.scan`. The loss of an image is
 
@@ -75,14 +72,12 @@ def make_step(
     `[num_steps]`.
     """
 
-    def look_at(variables, images):
+    def look_at(teacher, images):
         """Features, logits, and how far statistics of the batch are from those kept."""
         if not batch_norm:
-            return *network.features_and_logits(
-                teacher, variables, images, layer=feature_layer
-            ), {}
-        features, logits, moments = network.features_logits_and_moments(
-            teacher, variables, images, layer=feature_layer
+            return *teacher.features_and_logits(images, layer=feature_layer), {}
+        features, logits, moments = teacher.features_logits_and_moments(
+            images, layer=feature_layer
         )
         relative = batch_norm_distance == "relative"
         distance = sum(
@@ -90,11 +85,11 @@ def make_step(
         )
         return features, logits, {"batch_norm": jnp.full(len(images), distance)}
 
-    def loss(params, variables, labels, shift_key, flip_key):
+    def loss(params, teacher, labels, shift_key, flip_key):
         images = parameterisation.render(params)
         seen = priors.random_shift(shift_key, images, max_shift=max_shift)
         seen = priors.random_flip(flip_key, seen, probability=flip)
-        features, logits, statistics = look_at(variables, seen)
+        features, logits, statistics = look_at(teacher, seen)
         terms = {
             "cross_entropy": losses.soft_cross_entropy(
                 logits, labels, temperature=temperature
@@ -116,13 +111,13 @@ def make_step(
             name: value.mean() for name, value in (terms | {"loss": total}).items()
         }
 
-    def step(state, variables, labels, key):
+    def step(state, teacher, labels, key):
         streams = rng.stream(key, "shift"), rng.stream(key, "flip")
 
         def one_step(state, _):
             gradients, metrics = jax.grad(loss, has_aux=True)(
                 state.params,
-                variables,
+                teacher,
                 labels,
                 *(jax.random.fold_in(stream, state.step) for stream in streams),
             )

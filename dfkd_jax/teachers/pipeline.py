@@ -4,12 +4,11 @@ import dataclasses
 import pathlib
 import time
 
-import numpy as np
-
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen
 from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import (
     files,
@@ -20,6 +19,8 @@ from dfkd_jax.runtime import (
     weights,
     writers,
 )
+from dfkd_jax.runtime.descriptions import Description
+from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.runtime.workdir import mark, open_workdir, source, versions
 from dfkd_jax.teachers import train as training
 
@@ -36,7 +37,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
     spec = datasets.spec(config.data.dataset)
     settings = dataclasses.asdict(config)
     settings["data"] = {"dataset": config.data.dataset}
-    description = weights.Description(
+    description = Description(
         network=config.network,
         num_classes=len(spec.class_names),
         image_shape=spec.image_shape,
@@ -63,44 +64,34 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             )
 
         real = load("train")
-        network = registry.create(config.network, num_classes=description.num_classes)
-        mean, std = np.float32(spec.mean), np.float32(spec.std)
+        model = Linen(
+            registry.create(config.network, num_classes=description.num_classes)
+        )
         progress.say(
             f"Teacher training: {config.network} for {config.num_epochs} epochs of "
             f"{len(real.images):,} images, with their labels"
         )
         variables = training.train(
             config,
-            teacher=precision.compute_in(network, config.compute_dtype),
+            teacher=precision.compute_in(model, config.compute_dtype),
+            description=description,
             images=real.images,
             labels=real.labels,
-            mean=mean,
-            std=std,
             workdir=workdir,
             stopwatch=stopwatch,
         )
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
-        weights.TrainedNetwork(
-            module=network, variables=variables, description=description
-        ).save(path, run=mark(workdir))
+        teacher = TrainedNetwork(
+            model=model, variables=variables, description=description
+        )
+        teacher.save(path, run=mark(workdir))
         started = time.monotonic()
         found = {}
         for split in ("validation", "test"):
             part = load(split)
-            found[split] = evaluation.evaluate(
-                network,
-                variables,
-                network,
-                variables,
-                images=part.images,
-                labels=part.labels,
-                mean=mean,
-                std=std,
-                class_names=spec.class_names,
-            )
-            del found[split]["agreement_with_teacher"]
+            found[split] = evaluation.evaluate(teacher, part.images, part.labels)
         stopwatch.add("evaluation", time.monotonic() - started)
         manifest = {
             "experiment": config.name,
@@ -108,7 +99,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             "data_free": False,
             "description": dataclasses.asdict(description),
             "parameters": weights.count(variables),
-            "sha256": weights.digest(variables),
+            "sha256": teacher.sha256,
             "file_sha256": files.sha256(path),
             "validation_accuracy": found["validation"]["accuracy"],
             "test_accuracy": found["test"]["accuracy"],

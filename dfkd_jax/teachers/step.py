@@ -6,21 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
-from flax.training import train_state
 
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Model
 from dfkd_jax.runtime import augmentation, optimisation, parallel, rng
-
-
-class TeacherState(train_state.TrainState):
-    """The teacher under training: step, params, opt_state, model_state. Replicated.
-
-    Attributes:
-        model_state: Collections besides `params`: `batch_stats`, say, or nothing.
-    """
-
-    model_state: Any
+from dfkd_jax.runtime.optimisation import TrainState
 
 
 def make_augment(
@@ -48,18 +37,18 @@ def make_augment(
 
 
 def make_step(
-    *, teacher: nn.Module, augment: Callable[[Any, Any], Any]
-) -> Callable[..., tuple[TeacherState, dict[str, Any]]]:
+    *, teacher: Model, augment: Callable[[Any, Any], Any]
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """`step(state, None, batch, key) -> (state, metrics)`, data-parallel.
 
-    The batch holds standardised `images` and integer `labels`.
+    The batch holds normalized `images` and integer `labels`.
 
     Args:
         teacher: Gets gradients; in training mode.
         augment: `(key, image) -> image`, mapped over the batch.
     """
 
-    def step(state: TeacherState, _: None, batch: Mapping[str, Any], key: Any):
+    def step(state: TrainState, _: None, batch: Mapping[str, Any], key: Any):
         place = parallel.global_index(batch["images"].shape[0])
         step_key = jax.random.fold_in(key, state.step)
         keys = rng.per_example(step_key, place)
@@ -67,8 +56,8 @@ def make_step(
         images = jax.vmap(augment)(keys, batch["images"])
 
         def mean_loss(params):
-            logits, model_state = network.train_logits(
-                teacher, {"params": params} | state.model_state, images, dropout_key
+            logits, model_state = teacher.train_logits(
+                {"params": params} | state.model_state, images, dropout_key
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(
                 logits, batch["labels"]

@@ -4,24 +4,23 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models import network as networks
+from dfkd_jax.models.network import Model
 from dfkd_jax.runtime import feed, optimisation, rng, training, writers
+from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.teachers import step as steps
 
 
 def train(
     config: TeacherTrainingConfig,
     *,
-    teacher: Any,
+    teacher: Model,
+    description: Description,
     images: np.ndarray,
     labels: np.ndarray,
-    mean: np.ndarray,
-    std: np.ndarray,
     workdir: pathlib.Path,
     stopwatch: writers.Stopwatch,
 ) -> dict[str, Any]:
@@ -29,11 +28,10 @@ def train(
 
     Args:
         config: Settings.
-        teacher: The linen module.
+        teacher: As functions of arrays.
+        description: How its images are normalized.
         images: `[n, height, width, channels]` uint8, the training part.
         labels: `[n]` classes.
-        mean: Per channel, on the pixel scale 0 to 1.
-        std: Per channel, likewise.
         workdir: For checkpoints (`teacher/`) and `metrics.jsonl`.
         stopwatch: Gets the seconds of checkpointed steps.
     """
@@ -50,19 +48,15 @@ def train(
         warmup_steps=config.warmup_steps,
         num_steps=num_steps,
     )
-    variables = networks.init(teacher, rng.stream(root, "weights"), images.shape[1:])
-    params = variables.pop("params")
-    state = steps.TeacherState.create(
-        apply_fn=teacher.apply,
-        params=params,
-        tx=optimisation.make_optimizer(
+    state = optimisation.create_state(
+        teacher.init(rng.stream(root, "weights"), images.shape[1:]),
+        optimisation.make_optimizer(
             config.optimizer,
             schedule,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         ),
-        model_state=variables,
-    ).replace(step=jnp.zeros((), jnp.int32))
+    )
 
     def read(step):
         chosen = feed.indices(
@@ -72,8 +66,8 @@ def train(
             start=(step - 1) * config.batch_size,
             count=config.batch_size,
         )
-        pixels = images[chosen].astype(np.float32) / 255
-        return {"images": (pixels - mean) / std, "labels": labels[chosen]}
+        pixels = description.normalize(images[chosen])
+        return {"images": pixels, "labels": labels[chosen]}
 
     state = training.train(
         steps.make_step(
@@ -95,4 +89,4 @@ def train(
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    return jax.tree.map(np.asarray, {"params": state.params} | state.model_state)
+    return jax.tree.map(np.asarray, optimisation.variables_of(state))

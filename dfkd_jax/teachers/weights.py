@@ -10,7 +10,9 @@ import numpy as np
 from dfkd_jax.config import NetworkConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import checkpoints, files, progress, weights
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import admission, checkpoints, files, progress, weights
+from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.teachers import pytorch
 
 PYTORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -45,7 +47,7 @@ def find(name: str) -> pathlib.Path:
     )
 
 
-def load(config: NetworkConfig, *, dataset: str = "") -> weights.TrainedNetwork:
+def load(config: NetworkConfig, *, dataset: str = "") -> TrainedNetwork:
     """The teacher of a config.
 
     Args:
@@ -65,8 +67,8 @@ def load(config: NetworkConfig, *, dataset: str = "") -> weights.TrainedNetwork:
         num_classes=stored.description.num_classes,
         arguments=stored.description.arguments,
     )
-    teacher = stored.network(module, source=str(path))
-    weights.check_teacher(teacher, source=str(path))
+    teacher = admission.restore(stored, Linen(module), source=str(path))
+    admission.check_teacher(teacher, source=str(path))
     return teacher
 
 
@@ -90,8 +92,8 @@ def _read(path, config, dataset):
                 "know it."
             )
     module = registry.create(config.name, arguments=config.arguments)
-    expected, num_classes = weights.trace(
-        module, config.image_shape, network=config.name
+    expected, num_classes = admission.trace(
+        Linen(module), config.image_shape, network=config.name
     )
     if path.is_dir():
         variables = checkpoints.load_variables(path)

@@ -107,18 +107,16 @@ def study(settings: Any, teacher: Any) -> dict[str, Any]:
 
     Args:
         settings: `config.ExperimentConfig`.
-        teacher: `runtime.weights.TrainedNetwork`.
+        teacher: `runtime.trained.TrainedNetwork`.
 
     Returns:
         `distributions` and `map` of the results file.
     """
     import dataclasses
 
-    import jax.numpy as jnp
     import numpy as np
 
     from dfkd_jax.methods import soft_targets
-    from dfkd_jax.models import network as networks
     from dfkd_jax.reporting import projection, soft_labels
 
     targets = dataclasses.replace(settings.targets, distribution="gaussian")
@@ -129,9 +127,8 @@ def study(settings: Any, teacher: Any) -> dict[str, Any]:
         count=NUM_DRAWS,
     )
     last = list(teacher.layers().values())[-1]
-    kernel = networks.lookup(teacher.variables["params"], last.kernel_layer)["kernel"]
     other, drawn_for = dirichlet_labels(
-        jnp.asarray(kernel),
+        teacher.kernel(last.kernel_layer),
         betas=targets.betas,
         seed=settings.seed,
         count=NUM_DRAWS,
@@ -175,7 +172,7 @@ def ask_teacher(folder: pathlib.Path, teacher: Any) -> dict[str, Any]:
 
     Args:
         folder: Work directory of a finished synthesis.
-        teacher: `runtime.weights.TrainedNetwork`.
+        teacher: `runtime.trained.TrainedNetwork`.
 
     Raises:
         CheckpointError: The pseudo samples are of another teacher, or not finished.
@@ -184,7 +181,6 @@ def ask_teacher(folder: pathlib.Path, teacher: Any) -> dict[str, Any]:
     import numpy as np
 
     from dfkd_jax.errors import CheckpointError
-    from dfkd_jax.models import network as networks
     from dfkd_jax.runtime import files
     from dfkd_jax.synthesis.transfer_set import TransferSet
 
@@ -195,11 +191,7 @@ def ask_teacher(folder: pathlib.Path, teacher: Any) -> dict[str, Any]:
         )
     if transfer_set.missing():
         raise CheckpointError(f"{folder}: its synthesis is not finished.")
-    answer = jax.jit(
-        lambda images: networks.logits(
-            teacher.module, teacher.variables, images
-        ).argmax(-1)
-    )
+    answer = jax.jit(lambda images: teacher.logits(images).argmax(-1))
     misses = 0
     for start in range(0, len(transfer_set), BATCH_SIZE):
         index = np.arange(start, min(start + BATCH_SIZE, len(transfer_set)))

@@ -1,5 +1,6 @@
 """Steps of a generator and a student, against the same arithmetic on one device."""
 
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from flax import linen as nn
 
 from dfkd_jax.baselines import step as steps
-from dfkd_jax.distillation.step import create_state
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import parallel, rng
+from dfkd_jax.runtime.optimisation import create_state
 
 BATCH, LATENTS, CLASSES = 8, 3, 3
 STUDENT_RATE, GENERATOR_RATE = 0.2, 0.3
@@ -51,13 +53,13 @@ KEY = jax.random.key(5)
 
 
 def make(method, *, student_steps=2):
-    modules = {"generator": Generator(), "student": Network(), "teacher": Network()}
+    models = {"generator": Linen(Generator()), "student": Linen(Network())}
     if method == "dafl":
         return steps.make_dafl_step(
-            **modules, feature_layer="features", latent_size=LATENTS, **WEIGHTS
+            **models, feature_layer="features", latent_size=LATENTS, **WEIGHTS
         )
     return steps.make_dfad_step(
-        **modules, latent_size=LATENTS, student_steps=student_steps
+        **models, latent_size=LATENTS, student_steps=student_steps
     )
 
 
@@ -65,19 +67,17 @@ def run(method, *, num_steps=1, **options):
     """State and metrics after steps on four devices."""
     state = steps.GameState(
         step=jnp.zeros((), jnp.int32),
-        student=create_state(
-            student=Network(), variables=STUDENT, optimizer=optax.sgd(STUDENT_RATE)
-        ),
+        student=create_state(STUDENT, optax.sgd(STUDENT_RATE)),
         generator=create_state(
-            student=Generator(),
-            variables={"params": {"Dense_0": {"kernel": KERNEL}}},
-            optimizer=optax.sgd(GENERATOR_RATE),
+            {"params": {"Dense_0": {"kernel": KERNEL}}}, optax.sgd(GENERATOR_RATE)
         ),
     )
     step = parallel.data_parallel(make(method, **options))
     # A copy: the step takes the state's memory.
     state = jax.tree.map(jnp.copy, state)
-    state, teacher, key = parallel.replicate((state, TEACHER, KEY))
+    state, teacher, key = parallel.replicate(
+        (state, described.network(Network(), TEACHER, (2, 2, 1)), KEY)
+    )
     for _ in range(num_steps):
         batch = parallel.split({"index": np.arange(BATCH, dtype=np.int32)})
         state, metrics = step(state, teacher, batch, key)

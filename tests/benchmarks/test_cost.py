@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from benchmarks import cost, measure
 from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen
 
 # Whose share of the peak the page assumes.
 LARGE = ("alexnet", "alexnet_wang", "resnet34")
@@ -26,7 +27,7 @@ CONV, DENSE = 8 * 8 * 9 * 2 * 4, 8 * 8 * 4 * 5
 
 
 def test_operations_by_hand():
-    counts, parameters = cost.counted(Small(), (8, 8, 2))
+    counts, parameters = cost.counted(Linen(Small()), (8, 8, 2))
     assert counts == (CONV, DENSE)
     assert parameters == 9 * 2 * 4 + 4 + 8 * 8 * 4 * 5 + 5
     assert measure.synthesis_operations(counts) == 4 * (CONV + DENSE)
@@ -39,7 +40,7 @@ def test_operations_by_hand():
 
 def test_operations_of_known_networks():
     """Pooling after a convolution saves none; pooling alone has none."""
-    counts, _ = cost.counted(registry.create("lenet5"), (28, 28, 1))
+    counts, _ = cost.counted(Linen(registry.create("lenet5")), (28, 28, 1))
     convolutions = (28 * 28 * 25 * 6, 10 * 10 * 25 * 6 * 16)
     assert counts == (*convolutions, 400 * 120, 120 * 84, 84 * 10)
     # A stem and four alike in the first stage; five of the same cost in each later one,
@@ -53,7 +54,7 @@ def test_operations_of_known_networks():
 @pytest.mark.parametrize("name", ["lenet5", *LARGE])
 def test_operations_are_those_of_the_measurements(name):
     shape = (28, 28, 1) if name == "lenet5" else cost.SHAPE
-    counts, _ = cost.counted(registry.create(name), shape)
+    counts, _ = cost.counted(Linen(registry.create(name)), shape)
     found = cost.measured()[name]["operations_per_image_and_step"]
     assert measure.synthesis_operations(counts) == found
 

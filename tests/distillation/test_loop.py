@@ -1,5 +1,6 @@
 """What the settings of distillation ask for: changes of images, learnt features."""
 
+import described
 import jax
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import loop
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models import network, registry
+from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen
 
 IMAGE = jax.random.normal(jax.random.key(0), (6, 5, 3))
 KEY = jax.random.key(1)
@@ -54,9 +56,10 @@ def make(name):
 def check(layer, student):
     loop.check_networks(
         DistillationConfig(feature_layer=layer),
-        teacher=make("lenet5"),
-        student=make(student),
-        image_shape=SHAPE,
+        teacher=described.network(
+            make("lenet5"), Linen(make("lenet5")).shapes(SHAPE), SHAPE
+        ),
+        student=Linen(make(student)),
     )
 
 
@@ -77,7 +80,7 @@ def test_a_layer_that_there_is_not_is_refused():
 
 def test_a_student_inherits_what_has_the_same_name_and_shape():
     teacher, student = (
-        network.init(make(name), jax.random.key(number), SHAPE)
+        Linen(make(name)).init(jax.random.key(number), SHAPE)
         for number, name in enumerate(("lenet5", "lenet5_half"))
     )
     found = loop.inherit(student, teacher)["params"]

@@ -1,6 +1,7 @@
 """A student that starts as a part of its teacher."""
 
 import custom_nets
+import described
 import jax
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from flax import linen as nn
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import loop, start
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models import network, registry
+from dfkd_jax.models import registry
 from dfkd_jax.models.alexnet import AlexNet
 from dfkd_jax.models.lenet import LeNet5
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import weights, writers
 
 
@@ -47,7 +49,8 @@ def make(name, width, seed=0):
     build, shape = NETWORKS[name]
     module = build(width)
     rng = np.random.default_rng(seed)
-    variables = weights.flatten(network.init(module, jax.random.key(seed), shape))
+    model = Linen(module)
+    variables = weights.flatten(model.init(jax.random.key(seed), shape))
     variables = {
         path: leaf + rng.uniform(0.05, 0.2, leaf.shape).astype(np.float32)
         if leaf.ndim == 1
@@ -55,13 +58,17 @@ def make(name, width, seed=0):
         for path, leaf in variables.items()
     }
     images = rng.normal(size=(250, *shape)).astype(np.float32)
-    return module, weights.unflatten(variables, source="It"), images
+    return described.network(
+        module, weights.unflatten(variables, source="It"), shape
+    ), images
 
 
-def logits(module, variables, images):
-    return np.asarray(
-        jax.jit(network.logits, static_argnums=0)(module, variables, images)
-    )
+def narrow(name, width):
+    return Linen(NETWORKS[name][0](width))
+
+
+def logits(model, variables, images):
+    return np.asarray(jax.jit(model.logits)(variables, images))
 
 
 def distance(one, other):
@@ -71,25 +78,21 @@ def distance(one, other):
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
-    module, variables, images = make(name, 4)
-    found = start.part_of(module, variables, module, images)
-    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, variables)
-    answers = logits(module, found, images)
-    assert distance(answers, logits(module, variables, images)) < 1e-2
+    teacher, images = make(name, 4)
+    found = start.part_of(teacher, teacher.model, images)
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, teacher.variables)
+    answers = logits(teacher.model, found, images)
+    assert distance(answers, teacher.logits(images)) < 1e-2
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
     """But for local response normalisation, which sees neighbours."""
-    student, variables, images = make(name, 4)
+    student, images = make(name, 4)
     teacher = NETWORKS[name][0](8)
-    shapes = weights.flatten(
-        jax.eval_shape(
-            lambda key: network.init(teacher, key, images.shape[1:]), jax.random.key(0)
-        )
-    )
+    shapes = weights.flatten(Linen(teacher).shapes(images.shape[1:]))
     doubled = {}
-    for path, leaf in weights.flatten(variables).items():
+    for path, leaf in weights.flatten(student.variables).items():
         wanted = shapes[path].shape
         for axis in range(leaf.ndim):
             if wanted[axis] == leaf.shape[axis]:
@@ -100,24 +103,25 @@ def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
                 leaf = leaf / 2
         doubled[path] = leaf
     doubled = weights.unflatten(doubled, source="It")
-    found = start.part_of(teacher, doubled, student, images)
-    wanted = logits(teacher, doubled, images)
-    assert distance(logits(student, found, images), wanted) < 0.1
+    teacher = described.network(teacher, doubled, images.shape[1:])
+    found = start.part_of(teacher, student.model, images)
+    wanted = teacher.logits(images)
+    assert distance(logits(student.model, found, images), wanted) < 0.1
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_fitted_layers_are_nearer_than_cut_ones(name):
     """To what the teacher says, on images that they were not fitted on."""
-    teacher, variables, images = make(name, 8)
-    student = NETWORKS[name][0](4)
-    found = start.part_of(teacher, variables, student, images[:200])
+    teacher, images = make(name, 8)
+    student = narrow(name, 4)
+    found = start.part_of(teacher, student, images[:200])
     theirs, own = (
-        start.anatomy(module, images.shape[1:]) for module in (teacher, student)
+        start.anatomy(model, images.shape[1:]) for model in (teacher.model, student)
     )
-    flat = weights.flatten(variables)
-    kept = start.choose_units(teacher, flat, images[:200], theirs=theirs, own=own)
+    flat = weights.flatten(teacher.variables)
+    kept = start.choose_units(teacher, images[:200], theirs=theirs, own=own)
     cut = weights.unflatten(start.cut(flat, kept, theirs=theirs, own=own), source="It")
-    new, answers = images[200:], logits(teacher, variables, images[200:])
+    new, answers = images[200:], teacher.logits(images[200:])
     errors = [
         np.square(logits(student, each, new) - answers).mean() for each in (found, cut)
     ]
@@ -141,11 +145,11 @@ def test_stand_ins_by_hand():
 
 
 def test_images_are_looked_at_in_parts(monkeypatch):
-    teacher, variables, images = make("own", 8)
-    student = NETWORKS["own"][0](4)
-    whole = start.part_of(teacher, variables, student, images)
+    teacher, images = make("own", 8)
+    student = narrow("own", 4)
+    whole = start.part_of(teacher, student, images)
     monkeypatch.setattr(start, "AT_ONCE", 40)  # The last part is smaller.
-    parts = start.part_of(teacher, variables, student, images)
+    parts = start.part_of(teacher, student, images)
     for one, other in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
@@ -199,7 +203,11 @@ def registered(name):
 )
 def test_students_that_are_no_narrower_teachers(teacher, student, shape, reason):
     config = DistillationConfig(start="teacher")
-    networks = {"teacher": teacher, "student": student, "image_shape": shape}
+    abstract = Linen(teacher).shapes(shape)
+    networks = {
+        "teacher": described.network(teacher, abstract, shape),
+        "student": Linen(student),
+    }
     loop.check_networks(DistillationConfig(), **networks)
     if not reason:
         return loop.check_networks(config, **networks)
@@ -210,7 +218,7 @@ def test_students_that_are_no_narrower_teachers(teacher, student, shape, reason)
 
 @pytest.mark.full
 def test_a_start_is_fitted_in_float32_whatever_steps_compute_in(tmp_path):
-    teacher, variables, images = make("own", 8)
+    teacher, images = make("own", 8)
 
     class Source:
         def __len__(self):
@@ -231,10 +239,8 @@ def test_a_start_is_fitted_in_float32_whatever_steps_compute_in(tmp_path):
                 learning_rate=1e-9,
             ),
             teacher=teacher,
-            variables=variables,
-            student=NETWORKS["own"][0](4),
+            student=narrow("own", 4),
             source=Source(),
-            image_shape=images.shape[1:],
             compute_dtype=dtype,
             seed=0,
             workdir=tmp_path / dtype,

@@ -1,3 +1,4 @@
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from flax import linen as nn
 
 from dfkd_jax.distillation import step as steps
-from dfkd_jax.runtime import parallel
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import optimisation, parallel
 
 RATE, TEMPERATURE, BATCH = 0.1, 2.0, 8
 RANDOM = np.random.default_rng(0)
@@ -61,20 +63,20 @@ def take_step(
     """State, metrics and teacher after steps on four devices, from step 0."""
     step = parallel.data_parallel(
         steps.make_step(
-            student=Linear(),
-            teacher=NeverAsked() if stored else Linear(),
+            student=Linen(Linear()),
             augment=augment,
             loss=steps.make_loss(loss, temperature=TEMPERATURE),
             stored_labels_temperature=TEMPERATURE if stored else None,
             **features,
         )
     )
-    state = steps.create_state(
-        student=Linear(),
-        variables=variables_of(kernel),
-        optimizer=optax.sgd(RATE),
+    state = optimisation.create_state(variables_of(kernel), optax.sgd(RATE))
+    teacher = described.network(
+        NeverAsked() if stored else Linear(),
+        variables_of(KERNELS["teacher"]),
+        (2, 2, 1),
+        num_classes=3,
     )
-    teacher = variables_of(KERNELS["teacher"])
     state, teacher, key = parallel.replicate((state, teacher, jax.random.key(5)))
     for _ in range(num_steps):
         batch = parallel.split(BATCH_OF_EIGHT)
@@ -195,7 +197,7 @@ def test_augmentation_by_hand():
 def test_teacher_is_left_alone_and_a_copy_of_it_has_nothing_to_learn(loss):
     state, metrics, teacher = take_step(kernel=KERNELS["teacher"], loss=loss)
     np.testing.assert_array_equal(
-        teacher["params"]["Dense_0"]["kernel"], KERNELS["teacher"]
+        teacher.variables["params"]["Dense_0"]["kernel"], KERNELS["teacher"]
     )
     np.testing.assert_allclose(kernel_of(state), KERNELS["teacher"], atol=1e-6)
     assert float(metrics["gradient_norm"]) < 1e-5

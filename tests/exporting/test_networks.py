@@ -1,8 +1,8 @@
-import functools
 import importlib.util
 import json
 
 import custom_nets
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +13,9 @@ from jax import export
 from dfkd_jax import api
 from dfkd_jax.errors import ConfigError, ExportError
 from dfkd_jax.exporting import networks, to_onnx
-from dfkd_jax.models import network as linen
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import weights
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import admission
 
 SHAPE = (12, 10, 2)
 MEAN, STD = (0.2, 0.6), (0.3, 0.1)
@@ -47,7 +47,7 @@ class Fourier(nn.Module):
 def make(name, module):
     """A network whose BatchNorm statistics say something."""
     shape = (28, 28, 1) if name == "lenet5" else SHAPE
-    start = jax.jit(lambda key: linen.init(module, key, shape))
+    start = jax.jit(lambda key: Linen(module).init(key, shape))
     variables = start(jax.random.key(0))
     random = np.random.default_rng(1)
     spread = {"params": (-0.1, 0.1), "batch_stats": (0.1, 1.0)}
@@ -60,16 +60,14 @@ def make(name, module):
         )
         for name, tree in variables.items()
     }
-    description = weights.Description(
+    return described.network(
+        module,
+        variables,
+        shape,
         network=name,
-        num_classes=weights.trace(module, shape, network=name)[1],
-        image_shape=shape,
+        num_classes=admission.trace(Linen(module), shape, network=name)[1],
         mean=MEAN[: shape[-1]],
         std=STD[: shape[-1]],
-        dataset="",
-    )
-    return weights.TrainedNetwork(
-        module=module, variables=variables, description=description
     )
 
 
@@ -94,12 +92,11 @@ def test_read_back_it_computes_the_logits_of_standardised_pixels(
     )
     assert difference < 1e-4
 
-    call = networks.FORMATS[format_name][1](path, network.module)
+    call = networks.FORMATS[format_name][1](path, network.model)
     mean, std = np.array(network.description.mean), np.array(network.description.std)
     pixels = np.random.default_rng(2).random((5, *network.description.image_shape))
     images = jnp.asarray((pixels - mean) / std, jnp.float32)
-    logits = jax.jit(functools.partial(linen.logits, network.module))
-    wanted = logits(network.variables, images)
+    wanted = jax.jit(network.logits)(images)
     assert np.abs(wanted).max() > 0.1
     found = call(pixels.astype(np.float32))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
@@ -127,19 +124,11 @@ def test_operations_are_native_whatever_the_machine(name):
     """One convolution for each kernel, in every network."""
     module = registry.create(name)
     shape = (28, 28, 1) if name.startswith("lenet") else (32, 32, 3)
-    start = functools.partial(linen.init, module, image_shape=shape)
-    abstract = jax.eval_shape(start, jax.random.key(0))
-    network = weights.TrainedNetwork(
-        module=module,
-        variables=jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract),
-        description=weights.Description(
-            network=name,
-            num_classes=10,
-            image_shape=shape,
-            mean=MEAN[:1],
-            std=STD[:1],
-            dataset="",
-        ),
+    abstract = Linen(module).shapes(shape)
+    network = described.network(
+        module,
+        jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract),
+        shape,
     )
     pixels = jnp.zeros((1, *shape))
     serving = str(jax.make_jaxpr(networks.serving_function(network))(pixels))

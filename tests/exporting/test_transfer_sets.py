@@ -2,6 +2,7 @@ import json
 import pathlib
 import zipfile
 
+import described
 import numpy as np
 import pytest
 
@@ -19,7 +20,9 @@ MANIFEST = Manifest(
     teacher_sha256="ab",
     settings={"synthesis": {"grid_factors": (4, 2, 1)}},
 )
-DESCRIPTION = {"mean": [0.1, 0.4], "std": [0.3, 0.2], "dataset": "toys"}
+DESCRIPTION = described.description(
+    (3, 2, 2), num_classes=5, mean=(0.1, 0.4), std=(0.3, 0.2), dataset="toys"
+)
 NAMES = ("a", "b", "c", "d", "e")
 needs_array_record = pytest.mark.skipif(
     bool(prepare.missing_packages(tfds.READING_PACKAGES["array_record"])),
@@ -37,7 +40,7 @@ def pixels():
 def folder(tmp_path, pixels):
     """A finished transfer set, its shards in no order."""
     transfer_set = TransferSet(tmp_path / "set", MANIFEST)
-    images = (pixels[0] - DESCRIPTION["mean"]) / DESCRIPTION["std"]
+    images = DESCRIPTION.normalize(pixels[0])
     for shard in (2, 0, 1):
         rows = slice(4 * shard, 4 * shard + 4)
         transfer_set.add(shard, images[rows], pixels[1][rows])
@@ -60,8 +63,8 @@ def test_npz_holds_pixels_and_soft_labels_in_order(source, tmp_path, pixels):
     transfer_sets.write_npz(path, source)
     with np.load(path, allow_pickle=False) as data:
         check(data["images"], data["labels"], pixels)
-        np.testing.assert_allclose(data["mean"], DESCRIPTION["mean"])
-        np.testing.assert_allclose(data["std"], DESCRIPTION["std"])
+        np.testing.assert_allclose(data["mean"], list(DESCRIPTION.mean))
+        np.testing.assert_allclose(data["std"], list(DESCRIPTION.std))
         card = json.loads(str(data["card"]))
     assert card["class_names"] == list(NAMES)
     assert card["transfer_set_sha256"] == source.transfer_set.digest()

@@ -3,19 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfkd_jax.models import generator, network
+from dfkd_jax.models import generator
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import parallel, weights
 
 LATENTS = jax.random.normal(jax.random.key(1), (8, 6))
 SMALL = {"features": (8, 6, 4), "epsilon": 0.1}
 # Compiled as a whole: one operation after the other takes many times as long.
-logits = jax.jit(network.logits, static_argnums=0)
-train_logits = jax.jit(network.train_logits, static_argnums=0)
+logits = jax.jit(Linen.logits, static_argnums=0)
+train_logits = jax.jit(Linen.train_logits, static_argnums=0)
 
 
 def make(shape, **fields):
     module = generator.Generator(image_shape=shape, **SMALL | fields)
-    return module, network.init(module, jax.random.key(0), LATENTS.shape[1:])
+    model = Linen(module)
+    return model, model.init(jax.random.key(0), LATENTS.shape[1:])
 
 
 def test_parameters_of_the_published_generator():
@@ -63,7 +65,7 @@ def test_statistics_over_devices_are_those_of_the_whole_batch():
     expected, statistics = train_logits(alone, variables, LATENTS, jax.random.key(0))
 
     def step(state, variables, batch, key):
-        images, found = network.train_logits(shared, variables, batch, key)
+        images, found = shared.train_logits(variables, batch, key)
         place = parallel.global_index(len(images))
         scattered = jnp.zeros((8, 8, 8, 1)).at[place].set(images)
         return state, parallel.mean((4 * scattered, found))

@@ -6,8 +6,9 @@ import pytest
 from flax import linen as nn
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models import network, registry
-from dfkd_jax.runtime import weights
+from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen, penultimate
+from dfkd_jax.runtime import admission
 
 SHAPE = (8, 6, 2)
 KEY = jax.random.key(0)
@@ -20,13 +21,19 @@ NETS = {
 }
 
 
+def lookup(tree, name):
+    for part in name.split("/"):
+        tree = tree[part]
+    return tree
+
+
 def case(name):
     """Module, images and variables with BatchNorm statistics that say something."""
     module = NETS[name]
     images = np.zeros((2, 28, 28, 1), np.float32) if name == "LeNet5" else IMAGES
     images = images + np.random.default_rng(1).normal(size=images.shape)
     images = jnp.asarray(images, jnp.float32)
-    variables = jax.jit(lambda key: network.init(module, key, images.shape[1:]))(KEY)
+    variables = jax.jit(lambda key: Linen(module).init(key, images.shape[1:]))(KEY)
     random = np.random.default_rng(2)
     statistics = jax.tree.map(
         lambda leaf: random.uniform(0.5, 2, leaf.shape).astype(np.float32),
@@ -53,10 +60,10 @@ def case(name):
 )
 def test_layers_are_found_in_the_order_of_calls(name, found):
     module, images, variables = case(name)
-    layers = network.layers(module, variables, images.shape[1:])
+    layers = Linen(module).graph(variables, images.shape[1:]).layers
     assert list(layers) == found
     for layer, facts in layers.items():
-        kernel = network.lookup(variables["params"], facts.kernel_layer)["kernel"]
+        kernel = lookup(variables["params"], facts.kernel_layer)["kernel"]
         assert facts.name == layer
         assert facts.kernel_shape == kernel.shape
         assert facts.num_units == kernel.shape[-1]
@@ -64,7 +71,7 @@ def test_layers_are_found_in_the_order_of_calls(name, found):
 
 def test_what_follows_a_layer():
     module, images, variables = case("SmallCnn")
-    layers = network.layers(module, variables, images.shape[1:])
+    layers = Linen(module).graph(variables, images.shape[1:]).layers
     assert layers["conv"].output_shape == (8, 6, 8)
     assert [layer.batch_norm for layer in layers.values()] == [
         "norm",
@@ -75,7 +82,7 @@ def test_what_follows_a_layer():
     assert [layer.next_layer for layer in layers.values()] == [None, "logits", None]
 
     module, images, variables = case("AllConvolutional")
-    layers = network.layers(module, variables, images.shape[1:])
+    layers = Linen(module).graph(variables, images.shape[1:]).layers
     assert layers["first/Conv_0"].batch_norm == "first/BatchNorm_0"
     assert layers["first/Conv_0"].next_layer == "second/Conv_0"
 
@@ -87,8 +94,8 @@ def test_what_follows_a_layer():
 )
 def test_a_pooling_module_is_a_layer_with_the_kernel_of_what_it_pools(name, width):
     module = registry.create(name)
-    shapes, _ = weights.trace(module, (32, 32, 3), network=name)
-    layers = network.layers(module, shapes, (32, 32, 3))
+    shapes, _ = admission.trace(Linen(module), (32, 32, 3), network=name)
+    layers = Linen(module).graph(shapes, (32, 32, 3)).layers
     *_, last_convolution, pool, output = layers.values()
     assert (pool.name, output.name) == ("pool", "output")
     assert pool.output_shape == (width,)
@@ -97,12 +104,12 @@ def test_a_pooling_module_is_a_layer_with_the_kernel_of_what_it_pools(name, widt
     assert pool.next_layer == last_convolution.next_layer == "output"
     assert last_convolution.batch_norm
     assert last_convolution.name.endswith("conv_2")
-    assert network.penultimate(layers) == "pool"
+    assert penultimate(layers) == "pool"
 
 
 def test_calls_are_counted():
     module, images, variables = case("Shared")
-    layers = network.layers(module, variables, images.shape[1:])
+    layers = Linen(module).graph(variables, images.shape[1:]).layers
     assert [layer.calls for layer in layers.values()] == [1, 2, 1]
 
 
@@ -117,29 +124,25 @@ def test_calls_are_counted():
 )
 def test_the_default_feature_layer_comes_before_the_last(name, layer):
     module, images, variables = case(name)
-    assert (
-        network.penultimate(network.layers(module, variables, images.shape[1:]))
-        == layer
-    )
+    assert penultimate(Linen(module).graph(variables, images.shape[1:]).layers) == layer
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_head_after_features_is_the_network(name):
     module, images, variables = case(name)
-    expected = network.logits(module, variables, images)
-    for layer, facts in network.layers(module, variables, images.shape[1:]).items():
+    expected = Linen(module).logits(variables, images)
+    for layer, facts in Linen(module).graph(variables, images.shape[1:]).layers.items():
         if facts.calls > 1:
             continue
         features, logits = jax.jit(
-            lambda variables, images, layer=layer: network.features_and_logits(
-                module, variables, images, layer=layer
+            lambda variables, images, layer=layer: Linen(module).features_and_logits(
+                variables, images, layer=layer
             )
         )(variables, images)
         assert features.shape == (len(images), *facts.output_shape)
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
         again = jax.jit(
-            lambda variables, features, layer=layer: network.head(
-                module,
+            lambda variables, features, layer=layer: Linen(module).head(
                 variables,
                 features,
                 layer=layer,
@@ -151,8 +154,8 @@ def test_head_after_features_is_the_network(name):
 
 def test_features_are_pre_activations_and_the_head_goes_on_by_hand():
     module, images, variables = case("LeNet5")
-    features, logits = network.features_and_logits(
-        module, variables, images, layer="dense_1"
+    features, logits = Linen(module).features_and_logits(
+        variables, images, layer="dense_1"
     )
     hidden = np.asarray(features)
     assert hidden.min() < 0 < hidden.max()
@@ -165,15 +168,15 @@ def test_features_are_pre_activations_and_the_head_goes_on_by_hand():
 @pytest.mark.parametrize("name", ["SmallCnn", "AllConvolutional"])
 def test_training_moves_statistics_and_evaluation_does_not(name):
     module, images, variables = case(name)
-    logits, state = network.train_logits(module, variables, images, KEY)
+    logits, state = Linen(module).train_logits(variables, images, KEY)
     assert set(state) == {"batch_stats"}
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(state)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
-    assert np.abs(logits - network.logits(module, variables, images)).max() > 1e-2
+    assert np.abs(logits - Linen(module).logits(variables, images)).max() > 1e-2
     # An image's logits do not depend on its neighbours in evaluation mode.
     np.testing.assert_allclose(
-        network.logits(module, variables, images)[:1],
-        network.logits(module, variables, images[:1]),
+        Linen(module).logits(variables, images)[:1],
+        Linen(module).logits(variables, images[:1]),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -205,8 +208,8 @@ class RematBlock(nn.Module):
 
 def moments_of(module, variables, images, layer="hidden"):
     return jax.jit(
-        lambda variables, images: network.features_logits_and_moments(
-            module, variables, images, layer=layer
+        lambda variables, images: Linen(module).features_logits_and_moments(
+            variables, images, layer=layer
         )
     )(variables, images)
 
@@ -217,14 +220,14 @@ def by_shape(moments):
 
 def test_moments_of_batch_norms_however_they_are_called():
     module = ManyNorms()
-    variables = network.init(module, KEY, SHAPE)
+    variables = Linen(module).init(KEY, SHAPE)
     variables["batch_stats"] = jax.tree.map(
         lambda leaf: jnp.linspace(0.5, 2, leaf.size).reshape(leaf.shape),
         variables["batch_stats"],
     )
     features, logits, moments = moments_of(module, variables, jnp.array(IMAGES))
-    alone, expected = network.features_and_logits(
-        module, variables, jnp.array(IMAGES), layer="hidden"
+    alone, expected = Linen(module).features_and_logits(
+        variables, jnp.array(IMAGES), layer="hidden"
     )
     np.testing.assert_allclose(features, alone, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
@@ -258,11 +261,11 @@ def test_moments_of_batch_norms_however_they_are_called():
 
 def test_moments_have_gradients_through_every_kind_of_module():
     module = ManyNorms()
-    variables = network.init(module, KEY, SHAPE)
+    variables = Linen(module).init(KEY, SHAPE)
 
     def total(images):
-        _, _, moments = network.features_logits_and_moments(
-            module, variables, images, layer="hidden"
+        _, _, moments = Linen(module).features_logits_and_moments(
+            variables, images, layer="hidden"
         )
         return sum(each.mean.sum() + each.var.sum() for each in moments)
 
@@ -275,12 +278,12 @@ def test_moments_have_gradients_through_every_kind_of_module():
 def test_moments_are_what_training_makes_statistics_of(name):
     """Of the first BatchNorm, which gets the same in training and in evaluation."""
     module, images, variables = case(name)
-    layer = network.penultimate(network.layers(module, variables, images.shape[1:]))
+    layer = penultimate(Linen(module).graph(variables, images.shape[1:]).layers)
     _, _, moments = moments_of(module, variables, images, layer)
-    _, state = network.train_logits(module, variables, images, KEY)
+    _, state = Linen(module).train_logits(variables, images, KEY)
     first = {"SmallCnn": "norm", "AllConvolutional": "first/BatchNorm_0"}[name]
-    before = network.lookup(variables["batch_stats"], first)
-    after = network.lookup(state["batch_stats"], first)
+    before = lookup(variables["batch_stats"], first)
+    after = lookup(state["batch_stats"], first)
     [found] = [
         each for each in moments if np.array_equal(each.running_mean, before["mean"])
     ]
@@ -296,7 +299,7 @@ def test_moments_are_what_training_makes_statistics_of(name):
 )
 def test_whether_there_is_a_batch_norm(name, has):
     module, images, variables = case(name)
-    assert network.has_batch_norm(module, variables, images.shape[1:]) == has
+    assert Linen(module).graph(variables, images.shape[1:]).has_batch_norm == has
 
 
 class NormOfVectors(nn.Module):
@@ -310,8 +313,8 @@ class NormOfVectors(nn.Module):
 
 def test_batch_norms_of_vectors_do_not_count():
     """What dropout did to their statistics, no image can do."""
-    variables = network.init(NormOfVectors(), KEY, SHAPE)
-    assert not network.has_batch_norm(NormOfVectors(), variables, SHAPE)
+    variables = Linen(NormOfVectors()).init(KEY, SHAPE)
+    assert not Linen(NormOfVectors()).graph(variables, SHAPE).has_batch_norm
     _, _, moments = moments_of(NormOfVectors(), variables, jnp.array(IMAGES))
     assert moments == []
 
@@ -333,15 +336,15 @@ class Scanned(nn.Module):
 
 def test_batch_norms_that_cannot_be_seen_are_not_claimed():
     """A prior without effect would be worse than one that is refused."""
-    variables = network.init(Scanned(), KEY, SHAPE)
+    variables = Linen(Scanned()).init(KEY, SHAPE)
     assert variables["batch_stats"]["block"]["norm"]["mean"].shape == (2, 2)
-    assert not network.has_batch_norm(Scanned(), variables, SHAPE)
+    assert not Linen(Scanned()).graph(variables, SHAPE).has_batch_norm
 
 
 def test_dropout_follows_the_key():
     module, images, variables = case("SmallCnn")
     one, two, three = (
-        network.train_logits(module, variables, images, jax.random.key(seed))[0]
+        Linen(module).train_logits(variables, images, jax.random.key(seed))[0]
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, two)
@@ -350,10 +353,10 @@ def test_dropout_follows_the_key():
 
 def test_networks_without_a_word_of_training():
     module, images, variables = case("Shared")
-    logits, state = network.train_logits(module, variables, images, KEY)
+    logits, state = Linen(module).train_logits(variables, images, KEY)
     assert state == {}
     np.testing.assert_allclose(
-        logits, network.logits(module, variables, images), rtol=1e-6
+        logits, Linen(module).logits(variables, images), rtol=1e-6
     )
 
 
@@ -382,10 +385,3 @@ def test_networks_that_cannot_be_created(name, arguments, parts):
         registry.create(name, num_classes=10, arguments=arguments)
     for part in parts:
         assert part in str(error.value)
-
-
-def test_lookup_goes_down_the_tree():
-    tree = {"a": {"b": {"kernel": jnp.ones(2)}}}
-    assert list(network.lookup(tree, "a/b")) == ["kernel"]
-    assert network.lookup(tree, "a/c") == {}
-    assert network.lookup(tree, "a/b/kernel") == {}

@@ -12,9 +12,9 @@ import pytest
 from flax import linen as nn
 
 from dfkd_jax.errors import CheckpointError, ConfigError
-from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
-from dfkd_jax.runtime import weights
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import admission, trained, weights
 
 SHAPE = (4, 4, 1)
 
@@ -51,13 +51,13 @@ def describe(module, **changes):
 
 
 def start(module, seed=0):
-    return networks.init(module, jax.random.key(seed), SHAPE)
+    return Linen(module).init(jax.random.key(seed), SHAPE)
 
 
 def admit(module, variables=None, **changes):
     variables = start(module) if variables is None else variables
-    return weights.admit(
-        module, variables, describe(module, **changes), source="The file"
+    return admission.admit(
+        Linen(module), variables, describe(module, **changes), source="The file"
     )
 
 
@@ -68,11 +68,11 @@ def restore(path, module=None):
         num_classes=stored.description.num_classes,
         arguments=stored.description.arguments,
     )
-    return stored.network(module, source=str(path))
+    return admission.restore(stored, Linen(module), source=str(path))
 
 
 def test_fixed_images_are_the_same_for_ever():
-    images = weights.fixed_images((8, 6, 3))
+    images = trained.fixed_images((8, 6, 3))
     assert images.shape == (4, 8, 6, 3)
     assert images.dtype == np.float32
     assert 0 <= images.min() < 0.01 < 0.99 < images.max() < 1
@@ -178,11 +178,13 @@ def test_a_network_under_another_name(tmp_path):
 
 def test_untrained_weights_are_the_same_everywhere():
     first, second = (
-        weights.filled(Net(activation=activation), describe(Net()))
+        admission.filled(Linen(Net(activation=activation)), describe(Net()))
         for activation in (nn.relu, nn.tanh)
     )
     assert first.sha256 == second.sha256
-    assert first.fingerprint == weights.filled(Net(), describe(Net())).fingerprint
+    assert (
+        first.fingerprint == admission.filled(Linen(Net()), describe(Net())).fingerprint
+    )
     with pytest.raises(CheckpointError, match="computes other logits"):
         second.check_fingerprint(first.fingerprint, source="run.json")
 
@@ -259,7 +261,7 @@ def test_variables_that_are_none(change, phrase):
 @pytest.mark.parametrize("variables", [3, None, [], {"params": None}, {1: 2}, "x"])
 def test_values_that_are_no_variables(variables):
     with pytest.raises(CheckpointError, match=r"variables|missing"):
-        weights.admit(Net(), variables, describe(Net()), source="The file")
+        admission.admit(Linen(Net()), variables, describe(Net()), source="The file")
 
 
 def test_extra_tensors_are_named():
@@ -284,7 +286,7 @@ def test_extra_tensors_are_named():
 )
 def test_probabilities_are_refused(end, phrase):
     with pytest.raises(CheckpointError, match=f"it ends in a {phrase}"):
-        weights.check_teacher(admit(Net(end=end)), source="The file")
+        admission.check_teacher(admit(Net(end=end)), source="The file")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_probabilities_are_refused(end, phrase):
     ids=["logits", "log-softmax", "relu", "tanh", "small"],
 )
 def test_logits_are_taken(end):
-    weights.check_teacher(admit(Net(end=end)), source="The file")
+    admission.check_teacher(admit(Net(end=end)), source="The file")
 
 
 @pytest.mark.parametrize("factor", [0.0, -0.0])
@@ -307,7 +309,7 @@ def test_empty_weights_are_refused(factor):
     variables = jax.tree.map(lambda leaf: leaf * factor, start(Net()))
     variables["params"]["last"]["bias"] += np.arange(3, dtype=np.float32)
     with pytest.raises(CheckpointError, match="same logits for every image"):
-        weights.check_teacher(admit(Net(), variables), source="The file")
+        admission.check_teacher(admit(Net(), variables), source="The file")
 
 
 class NoParameters(nn.Module):
@@ -331,7 +333,7 @@ class NoParameters(nn.Module):
 )
 def test_outputs_that_are_no_logits(module, phrase):
     with pytest.raises(CheckpointError, match=phrase):
-        weights.trace(module, SHAPE, network="net")
+        admission.trace(Linen(module), SHAPE, network="net")
 
 
 # Training and evaluation.
@@ -402,8 +404,8 @@ class Always(Modes):
 
 
 def check_trainable(module):
-    expected, _ = weights.trace(module, SHAPE, network="net")
-    weights.check_trainable(module, expected, SHAPE, network="net")
+    expected, _ = admission.trace(Linen(module), SHAPE, network="net")
+    admission.check_trainable(Linen(module), expected, SHAPE, network="net")
 
 
 @pytest.mark.parametrize("layer", ["dropout", "norm"])
@@ -411,10 +413,10 @@ def check_trainable(module):
 def test_known_modes(kind, layer):
     module = kind(layer=layer)
     check_trainable(module)
-    variables = networks.init(module, jax.random.key(0), SHAPE)
+    variables = Linen(module).init(jax.random.key(0), SHAPE)
     images = jax.random.normal(jax.random.key(1), (8, *SHAPE))
-    trained, _ = networks.train_logits(module, variables, images, jax.random.key(2))
-    assert np.abs(trained - networks.logits(module, variables, images)).max() > 0.01
+    found, _ = Linen(module).train_logits(variables, images, jax.random.key(2))
+    assert np.abs(found - Linen(module).logits(variables, images)).max() > 0.01
 
 
 @pytest.mark.parametrize(("layer", "name"), [("dropout", "Drop"), ("norm", "Batch")])

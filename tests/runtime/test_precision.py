@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from dfkd_jax.models import network as models
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import precision
 
 
@@ -40,10 +40,8 @@ def test_moments_of_batch_norms_are_taken_in_float32(network, variables, images)
     """Of activations in bfloat16: the prior stays within their rounding."""
 
     def moments(dtype):
-        module = precision.compute_in(network, dtype)
-        return models.features_logits_and_moments(
-            module, variables, images, layer="Dense_0"
-        )[2]
+        model = precision.compute_in(Linen(network), dtype)
+        return model.features_logits_and_moments(variables, images, layer="Dense_0")[2]
 
     [rounded], [exact] = moments("bfloat16"), moments("float32")
     for name in rounded._fields:
@@ -52,8 +50,9 @@ def test_moments_of_batch_norms_are_taken_in_float32(network, variables, images)
         np.testing.assert_allclose(ours, expected, rtol=2e-2, atol=2e-3)
 
 
-def test_float32_is_the_module_itself(network):
-    assert precision.compute_in(network, "float32") is network
+def test_float32_is_the_model_itself(network):
+    model = Linen(network)
+    assert precision.compute_in(model, "float32") is model
 
 
 def test_cast_leaves_whole_numbers_and_keys_alone():
@@ -76,11 +75,11 @@ def test_computes_in_bfloat16_and_returns_float32(network, variables, images):
     spy = Spy()
     parameters = spy.init(jax.random.key(0), images)
     seen.clear()
-    logits = precision.compute_in(spy, "bfloat16").apply(parameters, images)
+    logits = precision.compute_in(Linen(spy), "bfloat16")(parameters, images)
     assert seen == [jnp.bfloat16]
     assert logits.dtype == jnp.float32
 
-    rounded = precision.compute_in(network, "bfloat16").apply(variables, images)
+    rounded = precision.compute_in(Linen(network), "bfloat16")(variables, images)
     exact = network.apply(variables, images)
     assert rounded.dtype == jnp.float32
     assert not np.array_equal(rounded, exact)  # It did compute in bfloat16.
@@ -88,20 +87,18 @@ def test_computes_in_bfloat16_and_returns_float32(network, variables, images):
 
 
 def test_statistics_and_gradients_stay_float32(network, variables, images):
-    lowered = precision.compute_in(network, "bfloat16")
+    exactly = Linen(network)
+    lowered = precision.compute_in(exactly, "bfloat16")
 
-    def loss(params, apply):
-        logits, changed = apply(
-            variables | {"params": params},
-            images,
-            train=True,
-            mutable=["batch_stats"],
+    def loss(params, model):
+        logits, changed = model.train_logits(
+            variables | {"params": params}, images, jax.random.key(0)
         )
         return jnp.square(logits - 1).mean(), changed
 
     gradient = jax.grad(loss, has_aux=True)
-    found, changed = gradient(variables["params"], lowered.apply)
-    expected, exact = gradient(variables["params"], network.apply)
+    found, changed = gradient(variables["params"], lowered)
+    expected, exact = gradient(variables["params"], exactly)
     for leaf in jax.tree.leaves((found, changed)):
         assert leaf.dtype == jnp.float32
     for name, leaf in traverse_util.flatten_dict(exact, sep="/").items():
@@ -119,10 +116,9 @@ def test_statistics_are_not_rounded_on_the_way_in(network, variables, images):
     variables = jax.tree.map(lambda leaf: leaf, variables)
     mean = variables["batch_stats"]["BatchNorm_0"]["mean"]
     variables["batch_stats"]["BatchNorm_0"]["mean"] = mean + 1000.5
-    _, changed = precision.compute_in(network, "bfloat16").apply(
-        variables, images, train=True, mutable=["batch_stats"]
-    )
-    _, exact = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    asked = variables, images, jax.random.key(0)
+    _, changed = precision.compute_in(Linen(network), "bfloat16").train_logits(*asked)
+    _, exact = Linen(network).train_logits(*asked)
     np.testing.assert_allclose(
         changed["batch_stats"]["BatchNorm_0"]["mean"],
         exact["batch_stats"]["BatchNorm_0"]["mean"],

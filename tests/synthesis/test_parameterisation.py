@@ -1,3 +1,4 @@
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from dfkd_jax.synthesis import parameterisation
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 MEAN, STD = (0.1, 0.5), (0.3, 0.2)
+ABOUT = described.description((6, 6, 2), mean=MEAN, std=STD)
 
 
 def test_factor_one_is_plain_pixels(strict_dtypes):
@@ -53,7 +55,7 @@ def test_constant_grids_give_a_constant_image(factors):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
 def test_bounded_images_stay_in_the_pixel_range(scale):
     grids = parameterisation.grids((6, 6, 2), factors=(2, 1), init_scale=scale)
-    bounded = parameterisation.bounded(grids, mean=MEAN, std=STD)
+    bounded = parameterisation.bounded(grids, normalize=ABOUT.normalize)
     images = np.asarray(jax.jit(lambda keys: bounded.render(bounded.init(keys)))(KEYS))
     pixels = images * np.float32(STD) + np.float32(MEAN)
     assert pixels.min() > -1e-6
@@ -64,7 +66,9 @@ def test_bounded_images_stay_in_the_pixel_range(scale):
 
 def test_offset_is_added_before_the_sigmoid():
     grids = parameterisation.grids((2, 2, 2), factors=(1,), init_scale=0.0)
-    bounded = parameterisation.bounded(grids, mean=MEAN, std=STD, offset=-np.log(3))
+    bounded = parameterisation.bounded(
+        grids, normalize=ABOUT.normalize, offset=-np.log(3)
+    )
     # sigmoid(-ln 3) = 1/4; per channel (1/4 - mean) / std.
     image = bounded.render(bounded.init(KEYS[:1]))[0, 0, 0]
     np.testing.assert_allclose(image, [0.5, -1.25], rtol=1e-5)
@@ -82,7 +86,9 @@ def test_uniform_noise_goes_from_zero_to_its_scale():
 
 def test_rescaling_by_hand(strict_dtypes):
     grids = parameterisation.grids((2, 2, 1), factors=(1,), init_scale=1.0)
-    rescaled = parameterisation.rescaled(grids, mean=(0.5,), std=(0.25,))
+    rescaled = parameterisation.rescaled(
+        grids, normalize=described.description((2, 2, 1)).normalize
+    )
     images = jnp.array([[[-1.0, 0.0], [1.0, 3.0]], [[7.0, 7.0], [7.0, 7.0]]])
     (found,) = rescaled.project((images[..., None],))
     np.testing.assert_allclose(found[0, :, :, 0], [[0, 0.25], [0.5, 1]])
@@ -93,7 +99,7 @@ def test_rescaling_by_hand(strict_dtypes):
 
 def test_rescaled_images_start_in_the_pixel_range_and_stay_independent():
     grids = parameterisation.grids((6, 6, 2), factors=(1,), init_scale=3.0)
-    rescaled = parameterisation.rescaled(grids, mean=MEAN, std=STD)
+    rescaled = parameterisation.rescaled(grids, normalize=ABOUT.normalize)
     (pixels,) = rescaled.init(KEYS)
     np.testing.assert_array_equal(pixels.min((1, 2, 3)), np.zeros(4))
     np.testing.assert_allclose(pixels.max((1, 2, 3)), np.ones(4), rtol=1e-6)
@@ -103,6 +109,6 @@ def test_rescaled_images_start_in_the_pixel_range_and_stay_independent():
 
 def test_gradient_through_rendering():
     grids = parameterisation.grids((4, 4, 2), factors=(2, 1), init_scale=1.0)
-    bounded = parameterisation.bounded(grids, mean=MEAN, std=STD, offset=0.5)
+    bounded = parameterisation.bounded(grids, normalize=ABOUT.normalize, offset=0.5)
     params = bounded.init(KEYS[:1])
     check_grads(bounded.render, (params,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)

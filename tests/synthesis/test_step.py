@@ -1,3 +1,4 @@
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,29 +37,29 @@ class Normed(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def normed_variables():
+def normed():
     found = Normed().init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     statistics = {
         "first": {"mean": jnp.array([0.3]), "var": jnp.array([2.0])},
         "second": {"mean": jnp.linspace(-1, 1, 6), "var": jnp.linspace(0.5, 3, 6)},
     }
-    return found | {"batch_stats": statistics}
+    return described.network(
+        Normed(), found | {"batch_stats": statistics}, SHAPE, num_classes=3
+    )
 
 
 @pytest.fixture(scope="module")
-def variables():
-    return Teacher().init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+def teacher():
+    found = Teacher().init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    return described.network(Teacher(), found, SHAPE, num_classes=3)
 
 
-def make(
-    *, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0, teacher=Teacher
-):
+def make(*, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0):
     pixels = parameterisation.grids(SHAPE, factors=factors, init_scale=0.5)
     optimizer = optax.adam(RATE)
     init = step.make_init(parameterisation=pixels, optimizer=optimizer)
     return jax.jit(init), jax.jit(
         step.make_step(
-            teacher=teacher(),
             feature_layer="dense",
             parameterisation=pixels,
             optimizer=optimizer,
@@ -94,15 +95,17 @@ def loss_by_hand(images, params, labels):
     )
 
 
-def test_scan_equals_adam_steps_by_hand(variables):
+def test_scan_equals_adam_steps_by_hand(teacher):
     init, three_steps = make(num_steps=3)
     start = init(KEY, jnp.arange(4))
-    state, metrics = three_steps(start, variables, LABELS, KEY)
+    state, metrics = three_steps(start, teacher, LABELS, KEY)
 
     images = np.asarray(start.params[0], np.float64)
     value_and_grad = jax.jit(
         jax.value_and_grad(
-            lambda x: loss_by_hand(x, variables["params"], jnp.array(LABELS)).sum()
+            lambda x: loss_by_hand(
+                x, teacher.variables["params"], jnp.array(LABELS)
+            ).sum()
         )
     )
     first, second = np.zeros_like(images), np.zeros_like(images)
@@ -123,15 +126,15 @@ def test_scan_equals_adam_steps_by_hand(variables):
 
 
 @pytest.mark.parametrize("max_shift", [0, 1])
-def test_one_call_of_four_steps_is_four_calls_of_one(variables, max_shift):
+def test_one_call_of_four_steps_is_four_calls_of_one(teacher, max_shift):
     init, four = make(num_steps=4, max_shift=max_shift)
     _, one = make(num_steps=1, max_shift=max_shift)
     start = init(KEY, jnp.arange(4))
-    expected, expected_metrics = four(start, variables, LABELS, KEY)
+    expected, expected_metrics = four(start, teacher, LABELS, KEY)
 
     state = start
     for place in range(4):
-        state, metrics = one(state, variables, LABELS, KEY)
+        state, metrics = one(state, teacher, LABELS, KEY)
         for name, value in metrics.items():
             np.testing.assert_allclose(
                 value, expected_metrics[name][place : place + 1], rtol=1e-5
@@ -150,12 +153,12 @@ def test_one_call_of_four_steps_is_four_calls_of_one(variables, max_shift):
     ],
     ids=["nothing", "shift", "flip", "certain flip"],
 )
-def test_what_is_random_is_drawn_anew_at_every_step(variables, change, same):
+def test_what_is_random_is_drawn_anew_at_every_step(teacher, change, same):
     """With a shift, the step's number matters; without, the images alone do."""
     init, one = make(num_steps=1, **change)
     start = init(KEY, jnp.arange(4))
     values = {
-        one(start.replace(step=jnp.int32(number)), variables, LABELS, KEY)[1][
+        one(start.replace(step=jnp.int32(number)), teacher, LABELS, KEY)[1][
             "loss"
         ].item()
         for number in range(8)
@@ -163,16 +166,15 @@ def test_what_is_random_is_drawn_anew_at_every_step(variables, change, same):
     assert (len(values) == 1) == same
 
 
-def test_images_are_projected_after_every_step(variables):
+def test_images_are_projected_after_every_step(teacher):
     """Four steps with a projection are four times a step, then the projection."""
     pixels = parameterisation.grids(SHAPE, factors=(1,), init_scale=0.5)
-    rescaled = parameterisation.rescaled(pixels, mean=(0.0,), std=(1.0,))
+    rescaled = parameterisation.rescaled(pixels, normalize=lambda pixels: pixels)
     optimizer = optax.adam(RATE)
 
     def make_step(parameters, num_steps):
         return jax.jit(
             step.make_step(
-                teacher=Teacher(),
                 feature_layer="dense",
                 parameterisation=parameters,
                 optimizer=optimizer,
@@ -190,10 +192,10 @@ def test_images_are_projected_after_every_step(variables):
 
     init = step.make_init(parameterisation=rescaled, optimizer=optimizer)
     start = init(KEY, jnp.arange(4))
-    found, _ = make_step(rescaled, 4)(start, variables, LABELS, KEY)
+    found, _ = make_step(rescaled, 4)(start, teacher, LABELS, KEY)
     expected, one = start, make_step(pixels, 1)
     for _ in range(4):
-        expected, _ = one(expected, variables, LABELS, KEY)
+        expected, _ = one(expected, teacher, LABELS, KEY)
         images = np.asarray(expected.params[0])
         low = images.min((1, 2, 3), keepdims=True)
         high = images.max((1, 2, 3), keepdims=True)
@@ -202,17 +204,17 @@ def test_images_are_projected_after_every_step(variables):
     np.testing.assert_allclose(found.params[0], expected.params[0], atol=1e-5)
 
 
-def test_images_do_not_influence_each_other(variables):
+def test_images_do_not_influence_each_other(teacher):
     init, steps = make(num_steps=10, max_shift=1, factors=(2, 1))
-    together, _ = steps(init(KEY, jnp.arange(4)), variables, LABELS, KEY)
-    alone, _ = steps(init(KEY, jnp.array([2])), variables, LABELS[2:3], KEY)
+    together, _ = steps(init(KEY, jnp.arange(4)), teacher, LABELS, KEY)
+    alone, _ = steps(init(KEY, jnp.array([2])), teacher, LABELS[2:3], KEY)
     for batch, single in zip(together.params, alone.params, strict=True):
         np.testing.assert_allclose(batch[2:3], single, atol=1e-5)
 
 
-def test_loss_decreases_and_metrics_are_its_terms(variables):
+def test_loss_decreases_and_metrics_are_its_terms(teacher):
     init, steps = make(num_steps=60)
-    _, metrics = steps(init(KEY, jnp.arange(4)), variables, LABELS, KEY)
+    _, metrics = steps(init(KEY, jnp.arange(4)), teacher, LABELS, KEY)
     total = (
         metrics["cross_entropy"]
         + ACTIVATION * metrics["activation"]
@@ -224,15 +226,15 @@ def test_loss_decreases_and_metrics_are_its_terms(variables):
     assert loss[0] > loss[20] > loss[40] > loss[59]
 
 
-def test_batch_norm_prior_by_hand(normed_variables):
+def test_batch_norm_prior_by_hand(normed):
     """Its value, that it counts once an image, and that the rest stays as it was."""
-    init, with_prior = make(num_steps=1, batch_norm=0.7, teacher=Normed)
-    _, without = make(num_steps=1, teacher=Normed)
+    init, with_prior = make(num_steps=1, batch_norm=0.7)
+    _, without = make(num_steps=1)
     start = init(KEY, jnp.arange(4))
-    metrics = with_prior(start, normed_variables, LABELS, KEY)[1]
-    others = without(start, normed_variables, LABELS, KEY)[1]
+    metrics = with_prior(start, normed, LABELS, KEY)[1]
+    others = without(start, normed, LABELS, KEY)[1]
 
-    kept = normed_variables["batch_stats"]["first"]
+    kept = normed.variables["batch_stats"]["first"]
     images = np.asarray(start.params[0], np.float64)
     # The second BatchNorm, of a dense layer, does not count.
     expected = np.linalg.norm(images.mean((0, 1, 2)) - kept["mean"]) + np.linalg.norm(
@@ -248,36 +250,36 @@ def test_batch_norm_prior_by_hand(normed_variables):
     assert "batch_norm" not in others
 
 
-def test_batch_norm_prior_is_met_and_statistics_stay(normed_variables):
-    init, steps = make(num_steps=300, batch_norm=10.0, teacher=Normed)
-    before = jax.tree.map(np.array, normed_variables)
-    _, metrics = steps(init(KEY, jnp.arange(4)), normed_variables, LABELS, KEY)
+def test_batch_norm_prior_is_met_and_statistics_stay(normed):
+    init, steps = make(num_steps=300, batch_norm=10.0)
+    before = jax.tree.map(np.array, normed.variables)
+    _, metrics = steps(init(KEY, jnp.arange(4)), normed, LABELS, KEY)
     assert metrics["batch_norm"][-1] < 0.1 * metrics["batch_norm"][0]
-    jax.tree.map(np.testing.assert_array_equal, before, normed_variables)
+    jax.tree.map(np.testing.assert_array_equal, before, normed.variables)
 
 
 @pytest.mark.parametrize(("batch_norm", "alone"), [(0.0, True), (1.0, False)])
-def test_batch_norm_prior_alone_couples_images(normed_variables, batch_norm, alone):
-    init, steps = make(num_steps=5, batch_norm=batch_norm, teacher=Normed)
-    together, _ = steps(init(KEY, jnp.arange(4)), normed_variables, LABELS, KEY)
-    single, _ = steps(init(KEY, jnp.arange(2)), normed_variables, LABELS[:2], KEY)
+def test_batch_norm_prior_alone_couples_images(normed, batch_norm, alone):
+    init, steps = make(num_steps=5, batch_norm=batch_norm)
+    together, _ = steps(init(KEY, jnp.arange(4)), normed, LABELS, KEY)
+    single, _ = steps(init(KEY, jnp.arange(2)), normed, LABELS[:2], KEY)
     difference = np.abs(together.params[0][:2] - single.params[0]).max()
     assert (difference < 1e-5) == alone
 
 
 def test_batch_norm_prior_is_of_a_shard_however_many_devices_there_are(
-    normed_variables,
+    normed,
 ):
     """Four shards on four devices are the four shards one after the other."""
-    init, steps = make(num_steps=5, max_shift=1, batch_norm=1.0, teacher=Normed)
+    init, steps = make(num_steps=5, max_shift=1, batch_norm=1.0)
     index = np.arange(16).reshape(4, 4)
     lifted = parallel.batch_parallel(steps)
-    key, constants = parallel.replicate((KEY, normed_variables))
+    key, constants = parallel.replicate((KEY, normed))
     state = parallel.map_devices(init)(key, parallel.put_split(index))
     labels = parallel.put_split(np.tile(LABELS, (4, 1, 1)))
     state, metrics = lifted(state, constants, labels, key)
     for shard in range(4):
-        expected, alone = steps(init(KEY, index[shard]), normed_variables, LABELS, KEY)
+        expected, alone = steps(init(KEY, index[shard]), normed, LABELS, KEY)
         np.testing.assert_allclose(
             np.asarray(state.params[0])[shard], expected.params[0], atol=1e-5
         )

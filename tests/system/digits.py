@@ -9,7 +9,7 @@ import optax
 from sklearn.datasets import load_digits
 
 from dfkd_jax import api
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Linen
 
 IMAGE_SHAPE = (8, 8, 1)
 MEAN, STD = 0.3, 0.38
@@ -31,16 +31,16 @@ def load() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def train(module: Any, *, num_steps: int = 400) -> Any:
     """A teacher as a user trains it, who knows nothing of the package's training."""
     images, labels = load()["train"]
-    images = (images - MEAN) / STD
-    variables = network.init(module, jax.random.key(0), IMAGE_SHAPE)
+    images, model = (images - MEAN) / STD, Linen(module)
+    variables = model.init(jax.random.key(0), IMAGE_SHAPE)
     params = variables.pop("params")
     optimizer = optax.adam(3e-3)
 
     @jax.jit
     def step(params, state, opt_state, key, images, labels):
         def loss(params):
-            logits, new_state = network.train_logits(
-                module, {"params": params} | state, images, key
+            logits, new_state = model.train_logits(
+                {"params": params} | state, images, key
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), new_state

@@ -15,7 +15,8 @@ from tiny_runs import fingerprint, read_transfer_set
 from dfkd_jax import api, export, inspect
 from dfkd_jax.config import NetworkConfig, TargetsConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
-from dfkd_jax.runtime import weights, writers
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import admission, weights, writers
 from dfkd_jax.teachers import weights as teachers
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -262,7 +263,7 @@ def test_settings_that_do_not_fit_the_network(lab, folder, tmp_path, changes, ph
 
 
 def variables_of(module):
-    shapes, _ = weights.trace(module, digits.IMAGE_SHAPE, network="net")
+    shapes, _ = admission.trace(Linen(module), digits.IMAGE_SHAPE, network="net")
     return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
 
 
@@ -344,14 +345,14 @@ def test_python_api(teacher, folder, tmp_path, capsys):
     )
     first = fingerprint(tmp_path / "run")
     images, labels = digits.load()["test"]
-    assert student.logits(images).shape == (len(images), 10)
+    assert student.predict_proba(images).shape == (len(images), 10)
     np.testing.assert_allclose(
-        student.logits(images[:2]),
-        student.logits((images[:2] * 255).round().astype(np.uint8)),
+        student.predict_proba(images[:2]),
+        student.predict_proba((images[:2] * 255).round().astype(np.uint8)),
         atol=0.2,
     )
     figures = api.evaluate(student, images, labels, teacher=teacher)
-    share = (np.asarray(student.logits(images)).argmax(-1) == labels).mean()
+    share = (student.predict(images) == labels).mean()
     assert figures["accuracy"] == pytest.approx(share)
     assert 0 <= figures["agreement_with_teacher"] <= 1
     assert "agreement_with_teacher" not in api.evaluate(teacher, images, labels)
@@ -362,7 +363,7 @@ def test_python_api(teacher, folder, tmp_path, capsys):
     )
     assert again.sha256 == student.sha256 == first["student"]
     other = api.network(
-        teacher.module,
+        teacher.model.module,
         jax.tree.map(lambda leaf: leaf + 0.01, teacher.variables),
         image_shape=digits.IMAGE_SHAPE,
         mean=digits.MEAN,

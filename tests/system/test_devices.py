@@ -12,6 +12,7 @@ from tiny_runs import TINY, checkpoint_steps, read_transfer_set
 from dfkd_jax import config as configuration
 from dfkd_jax.distillation import loop
 from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
@@ -95,11 +96,9 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
     )
     loop.distil(
         settings,
-        teacher=teacher.module,
-        variables=teacher.variables,
-        student=registry.create("lenet5_half", num_classes=10),
+        teacher=teacher,
+        student=Linen(registry.create("lenet5_half", num_classes=10)),
         source=_Noise(),
-        image_shape=(28, 28, 1),
         compute_dtype="float32",
         seed=0,
         workdir=pathlib.Path(tmp_path),

@@ -1,6 +1,5 @@
 """`python -m dfkd_jax.export`, and what its documentation says about the files."""
 
-import functools
 import importlib.util
 import json
 import re
@@ -17,7 +16,8 @@ from tiny_runs import TINY, read_transfer_set
 
 from dfkd_jax.data import prepare, tfds
 from dfkd_jax.exporting import to_onnx
-from dfkd_jax.models import network, registry
+from dfkd_jax.models import registry
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import weights
 from dfkd_jax.teachers import weights as teachers
 
@@ -88,7 +88,7 @@ def student_logits(workdir):
     variables, description = weights.load(workdir / "student.safetensors")
     module = registry.create(description.network, num_classes=10)
     black = (0 - description.mean[0]) / description.std[0]
-    logits = jax.jit(functools.partial(network.logits, module))
+    logits = jax.jit(Linen(module).logits)
     return np.asarray(logits(variables, jnp.full((3, 28, 28, 1), black, jnp.float32)))
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dfkd_jax.models import network
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import descriptions, weights
 
 IMAGE_SHAPE = (8, 8, 1)
@@ -34,7 +34,7 @@ def get_config(variant: str = "smoke") -> ConfigDict:
 
 def write_teacher(path: pathlib.Path) -> pathlib.Path:
     """Weights with soft labels that differ."""
-    variables = network.init(custom_nets.Toy(), jax.random.key(0), IMAGE_SHAPE)
+    variables = Linen(custom_nets.Toy()).init(jax.random.key(0), IMAGE_SHAPE)
     description = descriptions.Description(
         network="custom_nets:Toy",
         num_classes=10,

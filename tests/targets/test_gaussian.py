@@ -1,9 +1,11 @@
+import functools
+
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfkd_jax.models import network as networks
 from dfkd_jax.models import registry
 from dfkd_jax.targets import gaussian
 
@@ -198,11 +200,8 @@ def test_soft_labels_are_features_through_the_rest_of_the_teacher(teacher):
     normal = gaussian.feature_normal(kernel, sigma=1.5)
     keys = jax.random.split(jax.random.key(1), 5)
 
-    def head(features):
-        return networks.head(
-            network, variables, features, layer="dense_2", image_shape=(28, 28, 1)
-        )
-
+    known = described.network(network, variables, (28, 28, 1))
+    head = functools.partial(known.head, layer="dense_2")
     labels = gaussian.soft_labels(head, normal, shape=(84,))(keys)
 
     noise = np.stack([jax.random.normal(key, (84,)) for key in keys])

@@ -1,7 +1,6 @@
 """Teachers from files and folders of every kind: what they hold is used or named."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,7 +11,7 @@ from safetensors.numpy import save_file
 
 from dfkd_jax import api, config
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
-from dfkd_jax.models import network as networks
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import weights
 from dfkd_jax.teachers import weights as teachers
 
@@ -31,7 +30,7 @@ class Net(nn.Module):
 
 
 def variables_of(module=None):
-    return networks.init(module or Net(), jax.random.key(0), SHAPE)
+    return Linen(module or Net()).init(jax.random.key(0), SHAPE)
 
 
 def settings(weights_path, **changes):
@@ -294,4 +293,4 @@ def test_a_token_network_without_a_vector():
     )
     with pytest.raises(ConfigError, match="nothing can be a feature layer"):
         soft_targets.find_feature_layer(config.TargetsConfig(), teacher)
-    assert jnp.shape(teacher.logits(np.zeros((2, *SHAPE)))) == (2, 3)
+    assert teacher.predict_proba(np.zeros((2, *SHAPE))).shape == (2, 3)

@@ -85,7 +85,7 @@ def test_teachers_are_loaded_from_such_files():
             **settings,
         )
     )
-    check_recorded("lenet5_half_dafl", teacher.module, teacher.variables)
+    check_recorded("lenet5_half_dafl", teacher.model.module, teacher.variables)
     assert teacher.description.num_classes == 10
 
 

@@ -7,8 +7,8 @@ import optax
 import pytest
 from flax import linen as nn
 
-from dfkd_jax.models import network
-from dfkd_jax.runtime import parallel, rng
+from dfkd_jax.models.network import Linen
+from dfkd_jax.runtime import optimisation, parallel, rng
 from dfkd_jax.teachers import step as steps
 
 SHAPE = (4, 4, 3)
@@ -39,18 +39,13 @@ class Plain(nn.Module):
 
 
 def start(teacher, optimizer):
-    variables = network.init(teacher, jax.random.key(0), SHAPE)
-    return steps.TeacherState.create(
-        apply_fn=teacher.apply,
-        params=variables.pop("params"),
-        tx=optimizer,
-        model_state=variables,
-    ).replace(step=jnp.zeros((), jnp.int32))
+    variables = Linen(teacher).init(jax.random.key(0), SHAPE)
+    return optimisation.create_state(variables, optimizer)
 
 
 def one_step(teacher, augment=NOTHING, *, devices):
     """State and metrics after a step on one device or on all four."""
-    step = steps.make_step(teacher=teacher, augment=augment)
+    step = steps.make_step(teacher=Linen(teacher), augment=augment)
     state, key = start(teacher, optax.sgd(0.1)), jax.random.key(1)
     batch = {"images": IMAGES, "labels": LABELS}
     if devices == 1:

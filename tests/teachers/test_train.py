@@ -2,12 +2,14 @@
 
 import shutil
 
+import described
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
 from dfkd_jax.config import TeacherTrainingConfig
+from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import precision, writers
 from dfkd_jax.teachers import train
 
@@ -42,11 +44,10 @@ def trained(workdir, **changes):
     config = TeacherTrainingConfig(**settings | changes)
     return train.train(
         config,
-        teacher=precision.compute_in(Net(), config.compute_dtype),
+        teacher=precision.compute_in(Linen(Net()), config.compute_dtype),
+        description=described.description(IMAGES.shape[1:], num_classes=4),
         images=IMAGES,
         labels=LABELS,
-        mean=np.float32([0.5, 0.5, 0.5]),
-        std=np.float32([0.25, 0.25, 0.25]),
         workdir=workdir,
         stopwatch=writers.Stopwatch(workdir / "seconds.json"),
     )

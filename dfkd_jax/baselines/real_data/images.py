@@ -9,13 +9,12 @@ Kimura et al., 2018, without the pseudo examples that they optimise besides).
 
 import time
 
-from flax import linen as nn
-
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import RealDataConfig
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.runtime import weights
+from dfkd_jax.models.network import Model
+from dfkd_jax.runtime.trained import TrainedNetwork
 
 
 def real_data(config: RealDataConfig) -> str:
@@ -27,9 +26,7 @@ def real_data(config: RealDataConfig) -> str:
     return f"{what} with the teacher's answers"
 
 
-def check(
-    config: RealDataConfig, teacher: weights.TrainedNetwork, student: nn.Module
-) -> None:
+def check(config: RealDataConfig, teacher: TrainedNetwork, student: Model) -> None:
     """Raises ConfigError where the settings do not suit the networks or the devices."""
     soft_targets.check_distillation(config.distillation, teacher, student)
 
@@ -57,6 +54,6 @@ def make_student(task: Task) -> Made:
 
     number = source.count(config.data, images_per_class=config.images_per_class)
     return Made(
-        variables=soft_targets.distil(task, read, images="REAL images"),
+        student=soft_targets.distil(task, read, images="REAL images"),
         facts={"num_pseudo_samples": 0, "num_real_images": number},
     )

@@ -10,20 +10,19 @@ import io
 import pathlib
 import time
 import zipfile
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import MetadataConfig
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import Made, Task
-from dfkd_jax.models import network as networks
-from dfkd_jax.runtime import files, hosts, progress, weights
+from dfkd_jax.models.network import Model
+from dfkd_jax.runtime import files, hosts, progress
+from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.targets import gaussian
 
 BATCH_SIZE = 1_000
@@ -37,9 +36,7 @@ def real_data(config: MetadataConfig) -> str:
     )
 
 
-def check(
-    config: MetadataConfig, teacher: weights.TrainedNetwork, student: nn.Module
-) -> None:
+def check(config: MetadataConfig, teacher: TrainedNetwork, student: Model) -> None:
     """Raises ConfigError where the settings do not suit the networks or the devices."""
     _find_layer(config, teacher)
     soft_targets.check_priors(config.synthesis, teacher)
@@ -74,12 +71,12 @@ def make_student(task: Task) -> Made:
         ),
         transfer_set=transfer_set,
     )
-    variables = soft_targets.distil(task, lambda: transfer_set, images="pseudo samples")
-    return Made(variables=variables, facts=soft_targets.facts(layer.name, transfer_set))
+    student = soft_targets.distil(task, lambda: transfer_set, images="pseudo samples")
+    return Made(student=student, facts=soft_targets.facts(layer.name, transfer_set))
 
 
 def statistics(
-    module: Any, variables: Any, images: source.RealImages, *, layer: str
+    teacher: TrainedNetwork, images: source.RealImages, *, layer: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean `[units]` and covariance `[units, units]` of a layer's output over images.
 
@@ -88,9 +85,7 @@ def statistics(
 
     @jax.jit
     def look(batch):
-        features, _ = networks.features_and_logits(
-            module, variables, batch, layer=layer
-        )
+        features = teacher.features(batch, layer=layer)
         return features.reshape(-1, features.shape[-1])
 
     count, total, products = 0, 0.0, 0.0
@@ -115,9 +110,7 @@ def _recorded(task, layer):
             seed=task.config.seed,
         )
         progress.say(f"Recording {layer.name} on {len(images):,} REAL training images")
-        mean, covariance = statistics(
-            task.teacher.module, task.teacher.variables, images, layer=layer.name
-        )
+        mean, covariance = statistics(task.teacher, images, layer=layer.name)
         _save(path, mean=mean, covariance=covariance)
     hosts.barrier()
     try:

@@ -1,13 +1,12 @@
 """Real training images in the place of pseudo samples."""
 
-from typing import Any
-
 import numpy as np
 
 from dfkd_jax.config import DataConfig
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.runtime import progress
+from dfkd_jax.runtime.descriptions import Description
 
 
 class RealImages:
@@ -18,30 +17,28 @@ class RealImages:
     """
 
     def __init__(
-        self, images: np.ndarray, classes: np.ndarray, *, num_classes: int, spec: Any
+        self, images: np.ndarray, classes: np.ndarray, description: Description
     ):
         """Holds `images`, `[n, height, width, channels]` uint8, and `classes`, `[n]`.
 
         Args:
             images: Pixels.
             classes: Labels.
-            num_classes: Length of a one-hot label.
-            spec: With `mean` and `std` a channel: how the teacher's images are
-                standardised.
+            description: Of the teacher: how its images are normalized, its classes.
         """
         self.classes = classes
         self._images = images
-        self._one_hot = np.eye(num_classes, dtype=np.float32)
-        self._mean, self._std = np.float32(spec.mean), np.float32(spec.std)
+        self._one_hot = np.eye(description.num_classes, dtype=np.float32)
+        self._normalize = description.normalize
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._images)
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Standardised images and one-hot labels at `indices`."""
-        pixels = self._images[indices].astype(np.float32) / 255
-        return (pixels - self._mean) / self._std, self._one_hot[self.classes[indices]]
+        """Normalized images and one-hot labels at `indices`."""
+        images = self._normalize(self._images[indices])
+        return images, self._one_hot[self.classes[indices]]
 
 
 def count(data: DataConfig, *, images_per_class: int = 0) -> int:
@@ -54,13 +51,13 @@ def count(data: DataConfig, *, images_per_class: int = 0) -> int:
 
 
 def load(
-    data: DataConfig, *, description: Any, seed: int, images_per_class: int = 0
+    data: DataConfig, *, description: Description, seed: int, images_per_class: int = 0
 ) -> RealImages:
     """Images of the training part: all but the last 5,000 that were published.
 
     Args:
         data: Which set, and where it is.
-        description: Of the teacher: how its images are standardised, its classes.
+        description: Of the teacher: how its images are normalized, its classes.
         seed: Draws the images of each class.
         images_per_class: How many; 0 for all images there are.
 
@@ -79,9 +76,7 @@ def load(
     if images_per_class:
         chosen = draw(classes, images_per_class=images_per_class, seed=seed)
         images, classes = images[chosen], classes[chosen]
-    return RealImages(
-        images, classes, num_classes=description.num_classes, spec=description
-    )
+    return RealImages(images, classes, description)
 
 
 def draw(classes: np.ndarray, *, images_per_class: int, seed: int) -> np.ndarray:

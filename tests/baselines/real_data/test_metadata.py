@@ -1,11 +1,11 @@
 import types
 
+import described
 import numpy as np
 import pytest
 from flax import linen as nn
 
 from dfkd_jax.baselines.real_data import metadata, source
-from dfkd_jax.data import datasets
 from dfkd_jax.errors import CheckpointError
 
 
@@ -21,9 +21,8 @@ class Teacher(nn.Module):
 def images():
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (2_300, 4, 3, 1)).astype(np.uint8)
-    return source.RealImages(
-        pixels, np.zeros(2_300, int), num_classes=2, spec=datasets.spec("mnist")
-    )
+    described_as = described.description((4, 3, 1), num_classes=2)
+    return source.RealImages(pixels, np.zeros(2_300, int), described_as)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,9 @@ def variables(images):
 @pytest.mark.parametrize(("layer", "places"), [("dense", 1), ("conv", 6)])
 def test_statistics_are_those_of_all_outputs(images, variables, layer, places):
     """Over three batches, the last one not full; a convolution's places count each."""
-    mean, covariance = metadata.statistics(Teacher(), variables, images, layer=layer)
+    mean, covariance = metadata.statistics(
+        described.network(Teacher(), variables, (4, 3, 1)), images, layer=layer
+    )
 
     everything, _ = images.gather(np.arange(len(images)))
     _, state = Teacher().apply(variables, everything, capture_intermediates=True)
@@ -59,9 +60,7 @@ def recorded(images, variables, workdir, monkeypatch):
     task = types.SimpleNamespace(
         workdir=workdir,
         config=types.SimpleNamespace(data="data", seed=0),
-        teacher=types.SimpleNamespace(
-            module=Teacher(), variables=variables, description=None
-        ),
+        teacher=described.network(Teacher(), variables, (4, 3, 1)),
     )
     layer = types.SimpleNamespace(name="dense")
     return metadata._recorded(task, layer), len(asked)
@@ -72,7 +71,9 @@ def test_statistics_are_recorded_once(images, variables, tmp_path, monkeypatch, 
     assert count == 1
     said = "Recording dense on 2,300 REAL training images"
     assert capsys.readouterr().out.splitlines() == [said]
-    expected = metadata.statistics(Teacher(), variables, images, layer="dense")
+    expected = metadata.statistics(
+        described.network(Teacher(), variables, (4, 3, 1)), images, layer="dense"
+    )
     again, count = recorded(images, variables, tmp_path, monkeypatch)
     assert count == 0
     for found in (first, again):

@@ -1,9 +1,9 @@
+import described
 import numpy as np
 import pytest
 
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import DataConfig
-from dfkd_jax.data import datasets
 from dfkd_jax.errors import ConfigError
 
 CLASSES = np.repeat(np.arange(4), 30)[np.random.default_rng(0).permutation(120)]
@@ -15,8 +15,7 @@ def test_images_are_standardised_and_labels_one_hot():
     images = source.RealImages(
         pixels,
         np.array([2, 0, 1]),
-        num_classes=4,
-        spec=datasets.spec("mnist"),
+        described.description((2, 2, 1), num_classes=4, mean=0.1307, std=0.3081),
     )
     found, labels = images.gather(np.array([1, 0, 1]))
     assert len(images) == 3

@@ -92,7 +92,7 @@ def test_the_teacher_is_asked_about_finished_pseudo_samples(
     teacher, tmp_path, monkeypatch
 ):
     images = np.random.default_rng(0).normal(size=(30, 28, 28, 1)).astype(np.float32)
-    logits = teacher.module.apply(teacher.variables, jnp.asarray(images))
+    logits = teacher.logits(jnp.asarray(images))
     labels = np.eye(10, dtype=np.float32)[np.asarray(logits).argmax(-1)]
     labels[:6] = np.roll(labels[:6], 1, axis=1)
     folder = tmp_path / "seed0"
