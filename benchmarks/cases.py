@@ -155,7 +155,10 @@ class Synthesis:
         self.num_images = parallel.device_count() * per_device
         self._key, self._teacher = parallel.replicate((jax.random.key(0), case.teacher))
         self._labels = parallel.split(labels(self.num_images))
-        self.state = init(self._key, parallel.split(np.arange(self.num_images)))
+        self.state = init(
+            (self._teacher, self._key),
+            (parallel.split(np.arange(self.num_images)), self._labels),
+        )
 
     def run(self) -> Any:
         """`num_steps` optimiser steps; their metrics."""

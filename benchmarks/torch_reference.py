@@ -254,7 +254,7 @@ class Synthesis:
                 grid = F.interpolate(grid, self.size, mode="bilinear")
             image = image + grid
         if self.config.pixel_bounds == "sigmoid":
-            pixels = torch.sigmoid(image + self.config.init_offset)
+            pixels = torch.sigmoid(image)
             image = (pixels - self.mean) / self.std
         return image
 

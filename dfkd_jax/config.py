@@ -177,9 +177,9 @@ class SynthesisConfig:
         pixel_bounds: "sigmoid" keeps pixels in [0, 1], "none" lets them go anywhere.
             "rescale" maps each image's least and greatest pixel to 0 and 1 after every
             step, as ZSKD does; plain pixels only.
-        init: Images start from "normal" or "uniform" noise.
+        init: Images start from procedural "shapes", each soft label from one whose
+            answer is near; or from "normal" or "uniform" noise.
         init_scale: Standard deviation of normal noise; uniform noise is U(0, this).
-        init_offset: Added before the sigmoid; below 0 images start dark.
         total_variation: Weight of the total variation prior.
         l2: Weight of the squared norm of the standardised pixels.
         batch_norm: Weight of the distance between the statistics of the images of a
@@ -203,9 +203,8 @@ class SynthesisConfig:
         (4, 2, 1), at_least=1, at_most=16_384, length=_NEVER_EMPTY
     )
     pixel_bounds: str = setting("sigmoid", choices=("sigmoid", "rescale", "none"))
-    init: str = setting("normal", choices=("normal", "uniform"))
-    init_scale: float = setting(0.3, **_WEIGHT)
-    init_offset: float = setting(0.0, needs=("pixel_bounds", "sigmoid".__eq__))
+    init: str = setting("normal", choices=("shapes", "normal", "uniform"))
+    init_scale: float = setting(0.3, **_WEIGHT, needs=("init", "shapes".__ne__))
     total_variation: float = setting(1.5e-3, **_WEIGHT, **_OPTIMIZED)
     l2: float = setting(3e-4, **_WEIGHT, **_OPTIMIZED)
     batch_norm: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
@@ -237,6 +236,14 @@ class SynthesisConfig:
             f"{MAX_SHARDS * self.images_per_device:,} images are possible, in "
             f"{MAX_SHARDS:,} shards",
         )
+        if self.init == "shapes":
+            require(
+                self.pixel_bounds == "sigmoid" and self.grid_factors[-1] == 1,
+                f"{path}.init",
+                self.init,
+                f'with it {path}.pixel_bounds must be "sigmoid" and the last of '
+                f"{path}.grid_factors 1",
+            )
         if self.pixel_bounds == "rescale":
             require(
                 self.grid_factors == (1,),

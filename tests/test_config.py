@@ -388,7 +388,7 @@ def test_settings_that_clash(changes, parts):
         {"distillation.warmup_steps": 0, "distillation.num_steps": 1},
         {"synthesis.num_steps": 0},
         {"synthesis.pixel_bounds": "rescale", "synthesis.grid_factors": (1,)},
-        {"synthesis.activation_weight": -0.1, "synthesis.init_offset": -2.0},
+        {"synthesis.activation_weight": -0.1, "synthesis.init": "shapes"},
     ],
 )
 def test_settings_at_the_limit_are_allowed(changes):

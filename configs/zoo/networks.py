@@ -90,6 +90,7 @@ class SmallResNet(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         """`[batch, height, width, channels]` to logits `[batch, classes]`."""
+
         def normed(hidden):
             return nn.BatchNorm(use_running_average=not train)(hidden)
 

@@ -4,6 +4,7 @@ Of several processes each makes the batches of its own devices; they meet for
 checkpoints and at the end.
 """
 
+import functools
 import itertools
 import math
 import pathlib
@@ -28,6 +29,7 @@ from dfkd_jax.runtime import (
     writers,
 )
 from dfkd_jax.runtime.descriptions import Description
+from dfkd_jax.sources import shapes
 from dfkd_jax.synthesis import parameterisation as parameterisations
 from dfkd_jax.synthesis import step as steps
 from dfkd_jax.synthesis.transfer_set import TransferSet
@@ -41,12 +43,10 @@ def make_parameterisation(
         tuple(description.image_shape),
         factors=config.grid_factors,
         init_scale=config.init_scale,
-        init=config.init,
+        init="normal" if config.init == "shapes" else config.init,
     )
     if config.pixel_bounds == "sigmoid":
-        return parameterisations.bounded(
-            result, normalize=description.normalize, offset=config.init_offset
-        )
+        return parameterisations.bounded(result, normalize=description.normalize)
     if config.pixel_bounds == "rescale":
         return parameterisations.rescaled(result, normalize=description.normalize)
     return result
@@ -86,8 +86,18 @@ def synthesise(
     manifest = transfer_set.manifest
     parameterisation = make_parameterisation(config, teacher.description)
     optimizer = optax.adam(config.learning_rate)
+    draw_images = None
+    if config.init == "shapes":
+        draw_images = functools.partial(
+            shapes.draw, image_shape=tuple(manifest.image_shape)
+        )
     init = parallel.map_devices(
-        steps.make_init(parameterisation=parameterisation, optimizer=optimizer)
+        steps.make_init(
+            parameterisation=parameterisation,
+            optimizer=optimizer,
+            draw=draw_images,
+            temperature=config.temperature,
+        )
     )
     step = parallel.batch_parallel(
         steps.make_step(
@@ -129,7 +139,7 @@ def synthesise(
         drawn = np.asarray(labels)
         if not np.isfinite(drawn).all():
             raise _non_finite(shards, 0, "a soft label")
-        state = _resume(checkpointer, shards, init(key, index))
+        state = _resume(checkpointer, shards, init((teacher, key), (index, labels)))
         begun = int(np.asarray(state.step)[0])
         history = []
         # Without steps, a stop can only be asked about here.

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+EDGE = 0.02  # Pixels begin at least so far from black and white: there they can move.
+
 
 def _unchanged(params):
     return params
@@ -23,11 +25,13 @@ class Parameterisation(NamedTuple):
         init: `keys [batch]` to parameters, a tree of `[batch, …]`.
         render: Parameters to standardised images `[batch, height, width, channels]`.
         project: Parameters after an optimiser step to those that are gone on from.
+        begin: Pixels `[batch, …]` from 0 to 1 to the parameters that render them.
     """
 
     init: Callable[[Any], Any]
     render: Callable[[Any], Any]
     project: Callable[[Any], Any] = _unchanged
+    begin: Callable[[Any], Any] = _unchanged
 
 
 def grids(
@@ -44,7 +48,7 @@ def grids(
 
     Args:
         shape: (height, width, channels) of an image.
-        factors: One a grid.
+        factors: One a grid; to `begin` with images the last must be 1.
         init_scale: Of the white noise that grids start as.
         init: "normal": of standard deviation `init_scale`; "uniform": U(0, init_scale).
     """
@@ -71,27 +75,30 @@ def grids(
             )
         return image
 
-    return Parameterisation(start, render)
+    def begin(images):
+        coarse = [jnp.zeros((len(images), *size, channels)) for size in sizes[:-1]]
+        return (*coarse, images)
+
+    return Parameterisation(start, render, begin=begin)
 
 
 def bounded(
-    inner: Parameterisation,
-    *,
-    normalize: Callable[[Any], Any],
-    offset: float = 0.0,
+    inner: Parameterisation, *, normalize: Callable[[Any], Any]
 ) -> Parameterisation:
     """`inner` through a sigmoid onto the pixel range [0, 1], then normalized.
 
     Args:
         inner: What is bounded.
         normalize: Pixels to what the network is given.
-        offset: Added before the sigmoid: below 0 images start dark.
     """
 
     def render(params):
-        return normalize(jax.nn.sigmoid(inner.render(params) + offset))
+        return normalize(jax.nn.sigmoid(inner.render(params)))
 
-    return Parameterisation(inner.init, render)
+    def begin(pixels):
+        return inner.begin(jax.scipy.special.logit(jnp.clip(pixels, EDGE, 1 - EDGE)))
+
+    return Parameterisation(inner.init, render, begin=begin)
 
 
 def rescaled(

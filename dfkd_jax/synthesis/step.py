@@ -1,5 +1,6 @@
 """Gradient steps on pseudo samples: stage 3 of Wang (AAAI 2021)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from flax import struct
 from dfkd_jax.runtime import rng
 from dfkd_jax.synthesis import losses, priors
 from dfkd_jax.synthesis.parameterisation import Parameterisation
+
+CANDIDATES = 4  # Procedural images that are drawn for each soft label.
 
 
 class SynthesisState(struct.PyTreeNode):
@@ -28,13 +31,41 @@ class SynthesisState(struct.PyTreeNode):
 
 
 def make_init(
-    *, parameterisation: Parameterisation, optimizer: optax.GradientTransformation
-) -> Callable[[Any, Any], SynthesisState]:
-    """`init(key, index [batch]) -> state` of images by their global index."""
+    *,
+    parameterisation: Parameterisation,
+    optimizer: optax.GradientTransformation,
+    draw: Callable[[Any], Any] | None = None,
+    temperature: float = 1.0,
+) -> Callable[..., SynthesisState]:
+    """`init((teacher, key), (index [batch], labels [batch, classes])) -> state`.
 
-    def init(key, index):
-        keys = rng.per_example(rng.stream(key, "initial noise"), index)
-        params = parameterisation.init(keys)
+    Images are those of their global indices: noise, or procedural ones. Of the latter
+    each soft label gets the one whose answer is nearest to it among `CANDIDATES` times
+    as many as there are images in the batch.
+
+    Args:
+        parameterisation: Of the images.
+        optimizer: Of its parameters.
+        draw: `keys -> pixels [batch, height, width, channels]`; None for noise.
+        temperature: τ at which answers and labels are compared.
+    """
+
+    def begin(teacher, key, index, labels):
+        keys = rng.per_example(rng.stream(key, "procedural images"), index)
+        keys = jax.vmap(functools.partial(jax.random.split, num=CANDIDATES))(keys)
+        pixels = draw(keys.reshape(-1))
+        answers = jax.nn.log_softmax(
+            teacher.logits(teacher.normalize(pixels)) / temperature
+        )
+        return parameterisation.begin(pixels[(labels @ answers.T).argmax(1)])
+
+    def init(constants, batch):
+        (teacher, key), (index, labels) = constants, batch
+        if draw:
+            params = begin(teacher, key, index, labels)
+        else:
+            keys = rng.per_example(rng.stream(key, "initial noise"), index)
+            params = parameterisation.init(keys)
         return SynthesisState(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -64,16 +64,6 @@ def test_bounded_images_stay_in_the_pixel_range(scale):
         np.testing.assert_allclose(pixels, np.full_like(pixels, 0.5), atol=1e-6)
 
 
-def test_offset_is_added_before_the_sigmoid():
-    grids = parameterisation.grids((2, 2, 2), factors=(1,), init_scale=0.0)
-    bounded = parameterisation.bounded(
-        grids, normalize=ABOUT.normalize, offset=-np.log(3)
-    )
-    # sigmoid(-ln 3) = 1/4; per channel (1/4 - mean) / std.
-    image = bounded.render(bounded.init(KEYS[:1]))[0, 0, 0]
-    np.testing.assert_allclose(image, [0.5, -1.25], rtol=1e-5)
-
-
 def test_uniform_noise_goes_from_zero_to_its_scale():
     grids = parameterisation.grids(
         (28, 28, 1), factors=(1,), init_scale=0.5, init="uniform"
@@ -109,6 +99,6 @@ def test_rescaled_images_start_in_the_pixel_range_and_stay_independent():
 
 def test_gradient_through_rendering():
     grids = parameterisation.grids((4, 4, 2), factors=(2, 1), init_scale=1.0)
-    bounded = parameterisation.bounded(grids, normalize=ABOUT.normalize, offset=0.5)
+    bounded = parameterisation.bounded(grids, normalize=ABOUT.normalize)
     params = bounded.init(KEYS[:1])
     check_grads(bounded.render, (params,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)

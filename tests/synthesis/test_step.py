@@ -1,3 +1,5 @@
+import functools
+
 import described
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,8 @@ import optax
 import pytest
 from flax import linen as nn
 
-from dfkd_jax.runtime import parallel
+from dfkd_jax.runtime import parallel, rng
+from dfkd_jax.sources import shapes
 from dfkd_jax.synthesis import parameterisation, step
 
 SHAPE = (5, 4, 1)
@@ -54,11 +57,16 @@ def teacher():
     return described.network(Teacher(), found, SHAPE, num_classes=3)
 
 
+def noise(pixels, optimizer):
+    """Starts as noise, which neither the teacher nor labels have a say in."""
+    init = step.make_init(parameterisation=pixels, optimizer=optimizer)
+    return jax.jit(lambda key, index: init((None, key), (index, None)))
+
+
 def make(*, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0):
     pixels = parameterisation.grids(SHAPE, factors=factors, init_scale=0.5)
     optimizer = optax.adam(RATE)
-    init = step.make_init(parameterisation=pixels, optimizer=optimizer)
-    return jax.jit(init), jax.jit(
+    return noise(pixels, optimizer), jax.jit(
         step.make_step(
             feature_layer="dense",
             parameterisation=pixels,
@@ -190,7 +198,7 @@ def test_images_are_projected_after_every_step(teacher):
             )
         )
 
-    init = step.make_init(parameterisation=rescaled, optimizer=optimizer)
+    init = noise(rescaled, optimizer)
     start = init(KEY, jnp.arange(4))
     found, _ = make_step(rescaled, 4)(start, teacher, LABELS, KEY)
     expected, one = start, make_step(pixels, 1)
@@ -202,6 +210,32 @@ def test_images_are_projected_after_every_step(teacher):
         images = (images - low) / (high - low)
         expected = expected.replace(params=(jnp.array(images),))
     np.testing.assert_allclose(found.params[0], expected.params[0], atol=1e-5)
+
+
+def test_each_soft_label_starts_from_the_image_whose_answer_is_nearest(teacher):
+    pixels = parameterisation.bounded(
+        parameterisation.grids(SHAPE, factors=(2, 1), init_scale=0.5),
+        normalize=teacher.normalize,
+    )
+    draw = functools.partial(shapes.draw, image_shape=SHAPE)
+    init = step.make_init(
+        parameterisation=pixels,
+        optimizer=optax.adam(RATE),
+        draw=draw,
+        temperature=TEMPERATURE,
+    )
+    index = jnp.arange(4)
+    state = init((teacher, KEY), (index, LABELS))
+    keys = rng.per_example(rng.stream(KEY, "procedural images"), index)
+    keys = jax.vmap(lambda key: jax.random.split(key, step.CANDIDATES))(keys)
+    drawn = np.asarray(draw(keys.reshape(-1)))
+    answers = jax.nn.log_softmax(teacher.logits(teacher.normalize(drawn)) / TEMPERATURE)
+    losses = -(np.asarray(LABELS)[:, None] * np.asarray(answers)).sum(-1)
+    np.testing.assert_array_equal(state.params[0], np.zeros_like(state.params[0]))
+    begun = np.clip(drawn[losses.argmin(1)], 0.02, 0.98)
+    np.testing.assert_allclose(
+        pixels.render(state.params), teacher.normalize(begun), atol=1e-4
+    )
 
 
 def test_images_do_not_influence_each_other(teacher):
