@@ -33,7 +33,7 @@ _PIXELS = {"at_least": 0, "at_most": 16_384}
 _COUNT = {"at_least": 1}
 _RATE = {"above": 0}
 _CHANCE = {"at_least": 0, "at_most": 1}
-_TEMPERATURE = {"above": 0, "at_most": 10_000}
+_TEMPERATURE = {"at_least": 0, "at_most": 10_000}
 _MOMENTUM = {"at_least": 0, "below": 1, "needs": ("optimizer", "sgd".__eq__)}
 _GAUSSIAN = {"needs": ("distribution", "gaussian".__eq__)}
 _OPTIMIZED = {"needs": ("num_steps", bool)}  # Images that stay as they start have none.
@@ -122,7 +122,8 @@ class TargetsConfig:
         feature_layer: Layer whose output, before the activation, is modelled
             (gaussian): its name in the parameter tree, with slashes where nested.
             Empty: the layer before the last. `python -m dfkd_jax.inspect` lists them.
-        sigma: Scale of the covariance (gaussian).
+        sigma: Scale of the covariance (gaussian); 0 for one with which soft labels are
+            as decided as suits the teacher (`methods/pilot.py`).
         scale: Whether sigma is a "variance" or a "std" (gaussian).
         weights: Correlate "incoming" or "outgoing" weights (gaussian).
         window: "flatten" or "average" a convolution's window (gaussian).
@@ -140,7 +141,7 @@ class TargetsConfig:
         "gaussian", choices=("gaussian", "dirichlet", "one_hot")
     )
     feature_layer: str = setting("")
-    sigma: float = setting(2.0, above=0, at_most=1_000_000, **_GAUSSIAN)
+    sigma: float = setting(2.0, at_least=0, at_most=1_000_000, **_GAUSSIAN)
     scale: str = setting("variance", choices=("variance", "std"), **_GAUSSIAN)
     weights: str = setting("incoming", choices=("incoming", "outgoing"), **_GAUSSIAN)
     window: str = setting("flatten", choices=("flatten", "average"), **_GAUSSIAN)
@@ -168,9 +169,11 @@ class SynthesisConfig:
             shard of the transfer set. Images depend on it only through rounding, unless
             there is a `batch_norm` prior.
         num_steps: Optimiser steps an image gets; 0 leaves images as they start.
+        unoptimized: Share of the images, by shards, that are left as they start.
         steps_per_call: Steps in one call of the device (an inner `lax.scan`).
         learning_rate: Adam's, on the parameters of the images.
-        temperature: τ at which the teacher is matched to the soft labels.
+        temperature: τ at which the teacher is matched to the soft labels; 0 for the
+            size of this teacher's logits (`methods/pilot.py`).
         activation_weight: λ_a, weight of the activation loss.
         grid_factors: The image is a sum of grids this many times coarser; (1,) means
             plain pixels.
@@ -195,6 +198,7 @@ class SynthesisConfig:
     num_images: int = setting(12_800, at_least=1, at_most=2**40)
     images_per_device: int = setting(100, **_COUNT)
     num_steps: int = setting(100, **_WEIGHT)
+    unoptimized: float = setting(0.0, **_CHANCE, **_OPTIMIZED)
     steps_per_call: int = setting(50, **_COUNT)
     learning_rate: float = setting(0.3, **_RATE, **_OPTIMIZED)
     temperature: float = setting(10.0, **_TEMPERATURE, **_OPTIMIZED)
@@ -270,10 +274,11 @@ class DistillationConfig:
             soft labels that images were made for, or the labels of real images (no
             mixing then).
         loss: "l1" or "l2" on logits, or "hinton" (tempered cross-entropy).
-        temperature: τ of "hinton" and of stored labels.
+        temperature: τ of "hinton" and of stored labels; 0 for the size of this
+            teacher's logits (`methods/pilot.py`).
         start: What the student starts with: "random", or "teacher" if it is the
             teacher, only narrower: a part of its units, fitted layer by layer to say
-            what they said.
+            what they said. "auto" is "teacher" where that can be.
         feature_layer: A layer that teacher and student both have, equally wide: the
             student learns the teacher's output there, too, and starts with the
             teacher's weights wherever it has some of the same name and shape. Empty:
@@ -310,7 +315,7 @@ class DistillationConfig:
     labels: str = setting("fresh", choices=("fresh", "stored"))
     loss: str = setting("hinton", choices=("l1", "l2", "hinton"))
     temperature: float = setting(4.0, **_TEMPERATURE, needs=("loss", "hinton".__eq__))
-    start: str = setting("random", choices=("random", "teacher"))
+    start: str = setting("random", choices=("auto", "random", "teacher"))
     feature_layer: str = setting("")
     feature_weight: float = setting(1.0, **_WEIGHT, needs=("feature_layer", bool))
     class_balance: float = setting(0.0, **_CHANCE)

@@ -187,7 +187,10 @@ def distil(
     augment = make_augment(config)
     shape = tuple(teacher.description.image_shape)
     start = student.init(rng.stream(root, "student"), shape)
-    if config.start == "teacher":
+    from_teacher = config.start == "teacher" or (
+        config.start == "auto" and not starts.obstacle(teacher=teacher, student=student)
+    )
+    if from_teacher:
         # A checkpoint would take its place.
         if not checkpoints.exist(folder):
             started = time.monotonic()

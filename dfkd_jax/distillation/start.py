@@ -45,20 +45,24 @@ class Anatomy:
 
 def check(*, teacher: Network, student: Model) -> None:
     """Raises ConfigError where the student is not the teacher, only narrower."""
-    shape = tuple(teacher.description.image_shape)
-    theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
-    reason = (
-        _different_layers(theirs, own)
-        or _unfit(teacher.model, shape)
-        or _unfit(student, shape)
-        or _different_shapes(theirs, own)
-    )
-    if reason:
+    if reason := obstacle(teacher=teacher, student=student):
         raise ConfigError(
             "config.distillation.start='teacher' takes a student that is the teacher, "
             f"only narrower, and a plain chain of layers: {reason}. Take such a "
             "student, or start='random'."
         )
+
+
+def obstacle(*, teacher: Network, student: Model) -> str:
+    """Returns why the student cannot start as a part of the teacher, or nothing."""
+    shape = tuple(teacher.description.image_shape)
+    theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
+    return (
+        _different_layers(theirs, own)
+        or _unfit(teacher.model, shape)
+        or _unfit(student, shape)
+        or _different_shapes(theirs, own)
+    )
 
 
 def part_of(

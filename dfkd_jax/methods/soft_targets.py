@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +26,7 @@ from dfkd_jax.config import (
 )
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.errors import ConfigError, did_you_mean
+from dfkd_jax.methods import pilot
 from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.models.graph import Layer
 from dfkd_jax.models.network import Model, penultimate
@@ -78,8 +80,13 @@ def make_student(task: Task) -> Made:
         StorageError: The work directory cannot be written.
     """
     started = time.monotonic()
+    targets = task.config.targets
+    feature_layer = find_feature_layer(targets, task.teacher)
+    measure = functools.partial(find_sigma, targets, task.teacher, feature_layer)
+    task, measured = pilot.settle(
+        task, find_sigma=measure if targets.distribution == "gaussian" else None
+    )
     config = task.config
-    feature_layer = find_feature_layer(config.targets, task.teacher)
     draw_labels = make_targets(config.targets, task.teacher, feature_layer)
     transfer_set = open_transfer_set(
         task, origin={"targets": dataclasses.asdict(config.targets)}
@@ -94,7 +101,9 @@ def make_student(task: Task) -> Made:
     student = distil(task, lambda: transfer_set, images="pseudo samples")
     if hosts.is_first():
         _keep_soft_labels(task, feature_layer)
-    return Made(student=student, facts=facts(feature_layer.name, transfer_set))
+    return Made(
+        student=student, facts=facts(feature_layer.name, transfer_set) | measured
+    )
 
 
 def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
@@ -296,15 +305,30 @@ def make_targets(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) 
         return dirichlet.soft_labels(
             teacher.kernel(last.kernel_layer), betas=targets.betas
         )
+    return labels_of(
+        _normal(
+            targets,
+            teacher,
+            layer,
+            sigma=targets.sigma or find_sigma(targets, teacher, layer),
+        ),
+        teacher,
+        layer,
+        grid=targets.grid,
+        candidates=targets.candidates,
+    )
+
+
+def _normal(targets, teacher, layer, *, sigma):
     mean, std = None, None
     if targets.mean == "bias":
         mean = teacher.bias(layer.name)
     elif targets.mean == "batch_norm" or (targets.mean == "auto" and layer.batch_norm):
         mean, variance = teacher.statistics(layer.batch_norm)
         std = jnp.sqrt(variance)
-    normal = gaussian.feature_normal(
+    return gaussian.feature_normal(
         find_kernel(targets, teacher, layer),
-        sigma=targets.sigma,
+        sigma=sigma,
         scale=targets.scale,
         weights=targets.weights,
         window=targets.window,
@@ -312,9 +336,24 @@ def make_targets(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) 
         std=std,
     )
 
-    return labels_of(
-        normal, teacher, layer, grid=targets.grid, candidates=targets.candidates
-    )
+
+def find_sigma(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) -> float:
+    """The variance (or deviation) with which soft labels suit the teacher."""
+    unit = _normal(targets, teacher, layer, sigma=1.0)
+
+    @jax.jit
+    def draw(sigma, keys):
+        root = jnp.sqrt(sigma) if targets.scale == "variance" else sigma
+        labels = labels_of(
+            unit.replace(factor=root * unit.factor),
+            teacher,
+            layer,
+            grid=targets.grid,
+            candidates=1,
+        )(keys)
+        return jnp.log(jnp.maximum(labels, jnp.finfo(jnp.float32).tiny))
+
+    return pilot.fitting_sigma(draw)
 
 
 def labels_of(

@@ -126,7 +126,7 @@ def synthesise(
 
     cadence = _Cadence(config.checkpoint_seconds)
 
-    def make_round(shards, checkpointer, count):
+    def make_round(shards, num_steps, checkpointer, count):
         """Images, soft labels and metrics of one shard a device of this process.
 
         Metrics are `[devices, steps]`, of the steps that were made here; there are none
@@ -143,8 +143,8 @@ def synthesise(
         begun = int(np.asarray(state.step)[0])
         history = []
         # Without steps, a stop can only be asked about here.
-        done, stop = begun, not config.num_steps and hosts.must_stop(next(count))
-        for done in range(begun, config.num_steps, config.steps_per_call):
+        done, stop = begun, not num_steps and hosts.must_stop(next(count))
+        for done in range(begun, num_steps, config.steps_per_call):
             started = time.monotonic()
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, teacher, labels, key)
@@ -154,21 +154,31 @@ def synthesise(
             jax.block_until_ready(history[-2:-1])
             due = cadence.due(len(history), metrics, started)
             stop = hosts.must_stop(calls := next(count))
-            if (due or stop) and done < config.num_steps:
+            if (due or stop) and done < num_steps:
                 _fetch(history, shards, begun)
                 _save(checkpointer, calls, shards, state)
             if stop:
                 break
-        if done < config.num_steps:
+        if done < num_steps:
             stopping.leave()
         metrics = _fetch(history, shards, begun)
         images = np.asarray(render(key, state.params))
         if not np.isfinite(images).all():
-            raise _non_finite(shards, config.num_steps, "an image")
+            raise _non_finite(shards, num_steps, "an image")
         return images, drawn, metrics, stop
 
     missing = transfer_set.missing()
     devices = parallel.device_count()
+    optimized = manifest.num_shards - round(config.unoptimized * manifest.num_shards)
+    rounds = [
+        (part[first : first + devices], num_steps)
+        for part, num_steps in (
+            ([shard for shard in missing if shard < optimized], config.num_steps),
+            ([shard for shard in missing if shard >= optimized], 0),
+        )
+        for first in range(0, len(part), devices)
+    ]
+    left = len(missing)
     with (
         stopping.deferred(),
         writers.open_writer(workdir / "metrics.jsonl", stage="synthesis") as writer,
@@ -182,17 +192,18 @@ def synthesise(
     ):
         latest = checkpointer.latest
         count = itertools.count(latest.step + 1 if latest else 1)  # Calls.
-        for first in range(0, len(missing), devices):
+        for shards, num_steps in rounds:
             start = time.monotonic()
-            shards = missing[first : first + devices]
             # Where fewer shards than devices are left, the rest repeats the last one.
             padded = shards + shards[-1:] * (devices - len(shards))
-            images, labels, metrics, stop = make_round(padded, checkpointer, count)
+            images, labels, metrics, stop = make_round(
+                padded, num_steps, checkpointer, count
+            )
             for place, position in enumerate(hosts.own_part(range(devices))):
                 if position < len(shards):
                     transfer_set.add(shards[position], images[place], labels[place])
             scalars = {name: value[:, -1].mean() for name, value in metrics.items()}
-            left = len(missing) - first - len(shards)
+            left -= len(shards)
             made = manifest.num_images - left * manifest.shard_size
             writer.write_scalars(made, scalars)
             if 0 in shards and metrics:

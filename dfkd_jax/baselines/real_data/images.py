@@ -11,7 +11,7 @@ import time
 
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import RealDataConfig
-from dfkd_jax.methods import soft_targets
+from dfkd_jax.methods import pilot, soft_targets
 from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.models.network import Model
 from dfkd_jax.runtime.trained import TrainedNetwork
@@ -39,6 +39,7 @@ def make_student(task: Task) -> Made:
         NonFiniteError: A loss became NaN or infinite.
         StorageError: A checkpoint cannot be written.
     """
+    task, measured = pilot.settle(task)
     config = task.config
 
     def read():
@@ -55,5 +56,5 @@ def make_student(task: Task) -> Made:
     number = source.count(config.data, images_per_class=config.images_per_class)
     return Made(
         student=soft_targets.distil(task, read, images="REAL images"),
-        facts={"num_pseudo_samples": 0, "num_real_images": number},
+        facts={"num_pseudo_samples": 0, "num_real_images": number} | measured,
     )

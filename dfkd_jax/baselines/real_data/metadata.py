@@ -18,7 +18,7 @@ import numpy as np
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import MetadataConfig
 from dfkd_jax.errors import CheckpointError
-from dfkd_jax.methods import soft_targets
+from dfkd_jax.methods import pilot, soft_targets
 from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.models.network import Model
 from dfkd_jax.runtime import files, hosts, progress
@@ -53,6 +53,7 @@ def make_student(task: Task) -> Made:
         StorageError: The work directory cannot be written.
     """
     started = time.monotonic()
+    task, measured = pilot.settle(task)
     config, teacher = task.config, task.teacher
     layer = _find_layer(config, teacher)
     mean, covariance = _recorded(task, layer)
@@ -72,7 +73,8 @@ def make_student(task: Task) -> Made:
         transfer_set=transfer_set,
     )
     student = soft_targets.distil(task, lambda: transfer_set, images="pseudo samples")
-    return Made(student=student, facts=soft_targets.facts(layer.name, transfer_set))
+    facts = soft_targets.facts(layer.name, transfer_set)
+    return Made(student=student, facts=facts | measured)
 
 
 def statistics(
