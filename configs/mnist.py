@@ -49,8 +49,18 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.teacher.weights = "mnist_lenet5"
     config.student.network = "lenet5_half"
     config.data.dataset = "mnist"
+    _from_noise(config)
     change(config)
     return config
+
+
+def _from_noise(config: ConfigDict) -> None:
+    """Where the recipes below begin: images as noise, the student from scratch."""
+    if "synthesis" in config:
+        config.synthesis.init = "normal"
+        config.synthesis.unoptimized = 0.0
+    if "distillation" in config:
+        config.distillation.start = "random"
 
 
 def _recipe(config: ConfigDict) -> None:
