@@ -54,6 +54,11 @@ class Teacher:
     weight_decay: float = 0.0
     weights: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its images are those of a data set as it is."""
+        return not (self.classes or self.side or self.dataset == "digits")
+
 
 TEACHERS = {
     # MNIST, LeNet-5.

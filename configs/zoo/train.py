@@ -3,8 +3,9 @@
     python -m configs.zoo.train             those that are not there yet
     python -m configs.zoo.train mixup tanh
 
-Needs the extras `data` and `plots`. Some minutes each on two cores; weights are written
-to tests/zoo/, with the accuracy on the test set beside them in accuracies.json.
+Needs the extras `data` and `plots`. Some minutes each on two cores. Weights are written
+to tests/zoo/, with the accuracy on the test set beside them in accuracies.json;
+held-out images of parts of data sets go there, too, but not into the repository.
 """
 
 import pathlib
@@ -168,11 +169,24 @@ def train(name: str) -> float:
     return api.evaluate(found, test.pixels, test.labels)["accuracy"]
 
 
+def write_held_out(name: str) -> None:
+    """Writes the images of a teacher that is for a part of a data set, as bytes."""
+    for split in ("validation", "test"):
+        images = read(TEACHERS[name], split)
+        np.savez_compressed(
+            FOLDER / f"{name}_{split}.npz",
+            images=np.rint(images.pixels * 255).astype(np.uint8),
+            labels=images.labels,
+        )
+
+
 def main(names: list[str]) -> None:
     """Trains the named teachers, or all that have no weights."""
     path = FOLDER / "accuracies.json"
     accuracies = files.read_object(path) if path.exists() else {}
     for name in names or TEACHERS:
+        if not TEACHERS[name].is_whole:
+            write_held_out(name)
         if TEACHERS[name].weights or (not names and name in accuracies):
             continue
         accuracies[name] = train(name)

@@ -33,8 +33,7 @@ def get_config(variant: str = "plain") -> ConfigDict:
         else:
             network.module = f"configs.zoo.networks:{teacher.network}"
     config.student.arguments = dict(teacher.student)
-    is_whole = not (teacher.classes or teacher.side or teacher.dataset == "digits")
-    config.data.dataset = teacher.dataset if is_whole else ""
-    if not is_whole:
+    config.data.dataset = teacher.dataset if teacher.is_whole else ""
+    if not teacher.is_whole:
         config.data.file = str(WEIGHTS / f"{variant}_test.npz")
     return config

@@ -1,4 +1,4 @@
-"""One value: what it answers in pixels, what goes to the devices, what it says of it."""
+"""One value: what it answers of pixels, what goes to devices, what it says of itself."""
 
 import described
 import jax
