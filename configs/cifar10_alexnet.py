@@ -79,11 +79,15 @@ def _recipe(config: ConfigDict) -> None:
 
 def _from_scratch(config: ConfigDict) -> None:
     """The recipe with a student that has nothing of the teacher's weights."""
-    config.targets.feature_layer = "dense_2"
-    config.targets.sigma = 8.0
-    config.targets.candidates = 64
+    _targets(config.targets)
     _synthesis(config.synthesis)
     _distillation(config)
+
+
+def _targets(targets: ConfigDict) -> None:
+    targets.feature_layer = "dense_2"
+    targets.sigma = 8.0
+    targets.candidates = 64
 
 
 def _synthesis(synthesis: ConfigDict) -> None:
@@ -263,9 +267,12 @@ def _deep_inversion(config: ConfigDict) -> None:
 
 def _noise(config: ConfigDict) -> None:
     """White noise with the teacher's answers about it; a student from scratch."""
-    _from_scratch(config)
+    _targets(config.targets)
+    _distillation(config)
+    config.synthesis.num_images = 40_000
     config.synthesis.num_steps = 0
-    _no_prior(config.synthesis)
+    config.synthesis.grid_factors = (1,)
+    config.synthesis.pixel_bounds = "none"
     config.synthesis.init = "normal"  # The kind of noise is inferred.
     config.synthesis.init_scale = 1.0
 

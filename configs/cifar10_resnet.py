@@ -29,14 +29,12 @@ units' incoming weights are the kernels of the last convolution.
 compares both, with smaller networks.
 """
 
-import pathlib
-import runpy
-
 from ml_collections import ConfigDict
 
 from dfkd_jax.config import unknown_variant
+from dfkd_jax.config_files import neighbor
 
-ALEXNET = runpy.run_path(str(pathlib.Path(__file__).with_name("cifar10_alexnet.py")))
+ALEXNET = neighbor(__file__, "cifar10_alexnet.py")
 VARIANTS = dict(ALEXNET["VARIANTS"])
 del VARIANTS["scratch"]  # As all students here start.
 

@@ -15,12 +15,11 @@ student have the changes, published ones are as they are. `:kd`, `:labels`, `:fe
 and `:metadata` read the real training images: NOT data-free.
 """
 
-import pathlib
-import runpy
-
 from ml_collections import ConfigDict
 
-MNIST = runpy.run_path(str(pathlib.Path(__file__).with_name("mnist.py")))
+from dfkd_jax.config_files import neighbor
+
+MNIST = neighbor(__file__, "mnist.py")
 VARIANTS = MNIST["VARIANTS"]
 OUR_IMAGES = ("default", "smoke", "half_b", "metadata")
 OUR_STUDENT = (*OUR_IMAGES, "noise", "kd", "few_shot")
@@ -39,7 +38,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     if variant == "kd":  # Real images have areas and symmetry.
         config.distillation.fill = config.distillation.mirror = 0.0
     if variant == "half_b":
-        config.distillation.feature_layer = ""  # None is as wide as the teacher's.
+        # None is as wide as the teacher's.
+        config.distillation.feature_layer = ""
+        config.distillation.feature_weight = 1.0
     if variant == "zskd":
         config.synthesis.num_images = 48_000  # Published.
         config.distillation.num_steps = 375_000  # Published: 500 epochs.

@@ -64,11 +64,15 @@ def _from_noise(config: ConfigDict) -> None:
 
 
 def _recipe(config: ConfigDict) -> None:
-    config.targets.feature_layer = "dense_2"
-    config.targets.sigma = 4.0
-    config.targets.candidates = 64
+    _targets(config.targets)
     _synthesis(config.synthesis)
     _distillation(config.distillation)
+
+
+def _targets(targets: ConfigDict) -> None:
+    targets.feature_layer = "dense_2"
+    targets.sigma = 4.0
+    targets.candidates = 64
 
 
 def _synthesis(synthesis: ConfigDict) -> None:
@@ -202,7 +206,9 @@ def _zskd(config: ConfigDict) -> None:
 
 def _noise(config: ConfigDict) -> None:
     """White noise with the teacher's answers about it; the student of the recipe."""
-    _recipe(config)
+    _targets(config.targets)
+    _distillation(config.distillation)
+    config.synthesis.num_images = 40_000
     config.synthesis.num_steps = 0
     config.synthesis.grid_factors = (1,)  # The kind of noise is inferred.
     config.synthesis.pixel_bounds = "none"

@@ -7,7 +7,8 @@ JAX is imported. Every error names the key and the remedy.
 
 import dataclasses
 from collections.abc import Mapping
-from operator import not_
+from functools import partial
+from operator import eq, ne, not_
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
@@ -34,8 +35,8 @@ _COUNT = {"at_least": 1}
 _RATE = {"above": 0}
 _CHANCE = {"at_least": 0, "at_most": 1}
 _TEMPERATURE = {"at_least": 0, "at_most": 10_000}
-_MOMENTUM = {"at_least": 0, "below": 1, "needs": ("optimizer", "sgd".__eq__)}
-_GAUSSIAN = {"needs": ("distribution", "gaussian".__eq__)}
+_MOMENTUM = {"at_least": 0, "below": 1, "needs": ("optimizer", partial(eq, "sgd"))}
+_GAUSSIAN = {"needs": ("distribution", partial(eq, "gaussian"))}
 _OPTIMIZED = {"needs": ("num_steps", bool)}  # Images that stay as they start have none.
 _NEVER_EMPTY = 0
 
@@ -155,7 +156,7 @@ class TargetsConfig:
         above=0,
         at_most=1_000_000,
         length=_NEVER_EMPTY,
-        needs=("distribution", "dirichlet".__eq__),
+        needs=("distribution", partial(eq, "dirichlet")),
     )
 
 
@@ -199,7 +200,7 @@ class SynthesisConfig:
     images_per_device: int = setting(100, **_COUNT)
     num_steps: int = setting(40, **_WEIGHT)
     unoptimized: float = setting(0.25, **_CHANCE, **_OPTIMIZED)
-    steps_per_call: int = setting(20, **_COUNT)
+    steps_per_call: int = setting(20, **_COUNT, **_OPTIMIZED)
     learning_rate: float = setting(0.3, **_RATE, **_OPTIMIZED)
     temperature: float = setting(0.0, **_TEMPERATURE, **_OPTIMIZED)
     activation_weight: float = setting(0.0, **_OPTIMIZED)
@@ -208,7 +209,9 @@ class SynthesisConfig:
     )
     pixel_bounds: str = setting("sigmoid", choices=("sigmoid", "rescale", "none"))
     init: str = setting("shapes", choices=("shapes", "normal", "uniform"))
-    init_scale: float = setting(0.3, **_WEIGHT, needs=("init", "shapes".__ne__))
+    init_scale: float = setting(
+        0.3, **_WEIGHT, needs=("init", partial(ne, "shapes"))
+    )
     total_variation: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
     l2: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
     batch_norm: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
@@ -217,7 +220,7 @@ class SynthesisConfig:
     )
     max_shift: int = setting(1, **_PIXELS, **_OPTIMIZED)
     flip: float = setting(0.0, **_CHANCE, **_OPTIMIZED)
-    checkpoint_seconds: float = setting(60.0, **_WEIGHT)
+    checkpoint_seconds: float = setting(60.0, **_WEIGHT, **_OPTIMIZED)
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for a pair of values that clashes."""
@@ -314,7 +317,9 @@ class DistillationConfig:
     momentum: float = setting(0.9, **_MOMENTUM)
     labels: str = setting("fresh", choices=("fresh", "stored"))
     loss: str = setting("hinton", choices=("l1", "l2", "hinton"))
-    temperature: float = setting(0.0, **_TEMPERATURE, needs=("loss", "hinton".__eq__))
+    temperature: float = setting(
+        0.0, **_TEMPERATURE, needs=("loss", partial(eq, "hinton"))
+    )
     start: str = setting("auto", choices=("auto", "random", "teacher"))
     feature_layer: str = setting("")
     feature_weight: float = setting(1.0, **_WEIGHT, needs=("feature_layer", bool))
@@ -727,7 +732,6 @@ def parse(
     values: Mapping[str, Any],
     *,
     base: Mapping[str, Any] | None = None,
-    shipped: bool = False,
 ) -> StudentConfig | TeacherTrainingConfig:
     """Returns the validated config of a mapping with its `kind` beside the settings.
 
@@ -735,8 +739,6 @@ def parse(
         values: Settings by group.
         base: What a config file gives, if `values` are that with changes: what the file
             sets and the changes make idle is not held against them.
-        shipped: Whether the file comes with the package: its variants start from one
-            recipe, and may leave some of it idle.
 
     Raises:
         ConfigError: Names the first key that is unknown, of the wrong type, impossible
@@ -748,7 +750,7 @@ def parse(
     accepted = {}
     if base is not None:
         _, base = kind_of_values(base)
-        idle = () if shipped else {key for key, *_ in unused(cls, base, own)}
+        idle = {key for key, *_ in unused(cls, base, own)}
         accepted = {key: value for key, value in _flat(base) if key not in idle}
     for key, value, reason in unused(cls, values, own):
         if key not in accepted or accepted[key] != value:

@@ -62,12 +62,7 @@ def read_settings(
         values[key] = below | value if isinstance(value, Mapping) else value
     for key, text in (texts or {}).items():
         settings.change(cls, values, key, text)
-    path, _ = _find(argument)
-    return config.parse(
-        {"kind": base["kind"]} | values,
-        base=base,
-        shipped=config_folder() in path.resolve().parents,
-    )
+    return config.parse({"kind": base["kind"]} | values, base=base)
 
 
 def read_config(argument: str) -> ConfigDict:
@@ -128,6 +123,16 @@ def _execute(path, variant):
             f"The config file {where}: {type(error).__name__}"
             + (f": {reason}." if reason else ".")
         ) from error
+
+
+def neighbor(file: str, name: str) -> dict[str, Any]:
+    """What the config file `name` defines, for `file`, which starts from it.
+
+    It is the one beside `file`; of a copy that was taken elsewhere, the one that comes
+    with the project.
+    """
+    beside = pathlib.Path(file).with_name(name)
+    return runpy.run_path(str(beside if beside.is_file() else config_folder() / name))
 
 
 def config_folder() -> pathlib.Path | None:

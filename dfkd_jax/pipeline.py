@@ -31,7 +31,8 @@ from dfkd_jax.runtime import (
     writers,
 )
 from dfkd_jax.runtime.trained import TrainedNetwork
-from dfkd_jax.runtime.workdir import open_workdir, source, versions
+from dfkd_jax.runtime.workdir import in_place, open_workdir, source, versions
+from dfkd_jax.settings import recorded
 from dfkd_jax.teachers import weights as teachers
 
 
@@ -92,10 +93,12 @@ def run(
         workdir=workdir,
     )
     method.check(config, teacher, student)
+    before = in_place(workdir)
     settings = dataclasses.asdict(config)
     # What evaluation reads may change between two starts; real images that are learnt
     # from may not.
     data = settings.pop("data")
+    settings = recorded(type(config), settings, before.get("config"))
     identity = origin | {
         "kind": kind_of(config),
         "config": settings,
@@ -105,7 +108,7 @@ def run(
     if config.reads_real_data:
         identity["dataset"] = data["dataset"]
     functions = {"teacher": teacher, "student": admission.filled(student, description)}
-    fingerprints = _fingerprints(workdir, functions)
+    fingerprints = _fingerprints(before, functions)
     if fingerprints:
         identity["fingerprints"] = fingerprints
     with open_workdir(workdir, identity):
@@ -181,18 +184,15 @@ def _check_student(student, description):
     return weights.count(expected)
 
 
-def _fingerprints(workdir, functions):
+def _fingerprints(before, functions):
     """Those in `run.json`, which rounds elsewhere; where there is none, ours.
 
     Empty where an earlier release made the run.
     """
-    path = workdir / "run.json"
-    if hosts.is_first() and path.exists():
-        kept = files.read_object(path).get("fingerprints")
-        kept = kept if isinstance(kept, dict) else {}
-    else:
-        kept = {role: network.fingerprint for role, network in functions.items()}
-    return hosts.first_says(kept)
+    if before:
+        return before.get("fingerprints", {})
+    ours = {role: network.fingerprint for role, network in functions.items()}
+    return hosts.first_says(ours)
 
 
 def _evaluate(config, teacher, student, results, workdir, stopwatch):

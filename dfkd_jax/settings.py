@@ -6,6 +6,7 @@ and whatever else is known of it. Types and ranges are checked here and nowhere 
 
 import ast
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -130,9 +131,48 @@ def unused(
         if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
             yield from unused(field.type, value, default, where)
             continue
-        other, satisfied = field.metadata.get("needs") or ("", bool)
-        if other and value != default and not satisfied(given[other]):
+        other = _made_idle_by(cls, given, field.name)
+        if other and value != default:
             yield where, value, f"config.{join(path, other)}={shown(given[other])}"
+
+
+def _made_idle_by(cls, given, name):
+    """The setting beside it for which `name` has no effect; empty if it has one."""
+    needs = {
+        field.name: field.metadata.get("needs") for field in dataclasses.fields(cls)
+    }
+    while needs.get(name):
+        name, satisfied = needs[name]
+        if name in given and not satisfied(given[name]):
+            return name
+    return ""
+
+
+def used(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` of a group and the groups in it, without those that have no effect."""
+    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+    return {
+        key: used(kinds[key], value)
+        if dataclasses.is_dataclass(kinds.get(key)) and isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+        if not _made_idle_by(cls, values, key)
+    }
+
+
+def recorded(cls: type, values: Mapping[str, Any], before: Any = None) -> Any:
+    """What a record says of a group of settings: those with an effect, as JSON.
+
+    Args:
+        cls: The group.
+        values: Its settings.
+        before: What is recorded already. That is returned as it is where it says the
+            same of the settings with an effect: earlier releases wrote all of them.
+    """
+    now = json.loads(json.dumps(used(cls, values)))
+    if isinstance(before, Mapping) and used(cls, before) == now:
+        return before
+    return now
 
 
 def paths(cls: type, path: str = "") -> Iterator[str]:

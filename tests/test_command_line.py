@@ -245,7 +245,6 @@ def test_a_setting_without_effect(tmp_path):
     for changes in ({"targets.sigma": "4"}, {"targets.window": "average"}):
         with pytest.raises(ConfigError, match="has no effect"):
             config_files.read_settings(str(path), dirichlet | changes)
-    config_files.read_settings("configs/mnist.py:noise")
     with pytest.raises(ConfigError, match=r"synthesis\.flip=0\.5 has no effect"):
         config_files.read_settings("configs/mnist.py:noise", {"synthesis.flip": "0.5"})
     with pytest.raises(ConfigError, match="has no effect"):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dfkd_jax import config
+from dfkd_jax import config, settings
 from dfkd_jax.errors import ConfigError
 
 NAN, INF = math.nan, math.inf
@@ -463,3 +463,43 @@ def test_unknown_variant_suggests_one():
 def test_settings_are_checked_before_jax_is_imported(module):
     check = f"import sys, dfkd_jax.{module}; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_what_is_recorded_has_an_effect():
+    values = dataclasses.asdict(config.ExperimentConfig(name="mine"))
+    values["synthesis"] |= {"num_steps": 0, "batch_norm": 1.0}
+    found = settings.recorded(config.ExperimentConfig, values)
+    # What needs a setting that is idle is idle, too.
+    assert set(values["synthesis"]) - set(found["synthesis"]) == {
+        *("steps_per_call", "learning_rate", "temperature", "activation_weight"),
+        *("total_variation", "l2", "batch_norm", "batch_norm_distance", "max_shift"),
+        *("flip", "checkpoint_seconds"),
+    }
+    assert "betas" not in found["targets"] and found["targets"]["sigma"] == 2.0
+    assert found["synthesis"]["grid_factors"] == [4, 2, 1]
+    # Once more, it is what it is; and it says all that its readers need.
+    assert settings.used(config.ExperimentConfig, found) == found
+    assert config.from_mapping(config.SynthesisConfig, found["synthesis"])
+
+
+def test_records_of_earlier_releases():
+    """They hold all settings: kept where only idle ones differ."""
+    cls = config.DistillationConfig
+    values = dataclasses.asdict(cls())
+    before = values | {"momentum": 0.5}
+    assert settings.recorded(cls, values, before) is before
+    for other in ({"num_steps": 1}, {"loss": 3}, {"loss": None}, {"optimizer": []}):
+        assert "momentum" not in settings.recorded(cls, values, before | other)
+    for strange in (None, 3, [], {}, {"x": 1}):
+        assert settings.recorded(cls, values, strange) == settings.used(cls, values)
+
+
+def test_what_needs_an_idle_setting_is_refused():
+    """In a file that turns BatchNorm's prior on and synthesis off."""
+    base = config.default_config().to_dict() | {"name": "mine"}
+    base["synthesis"] |= {"batch_norm": 1.0}
+    for key, value in {"batch_norm_distance": "absolute", "steps_per_call": 7}.items():
+        values = copy.deepcopy(base)
+        values["synthesis"] |= {"num_steps": 0, key: value}
+        with pytest.raises(ConfigError, match=f"{key}=.* no effect with .*num_steps=0"):
+            config.parse(values, base=base)

@@ -31,8 +31,9 @@ from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.models.graph import Layer
 from dfkd_jax.models.network import Model, penultimate
 from dfkd_jax.reporting import figures, soft_labels
-from dfkd_jax.runtime import hosts, parallel, precision, progress
+from dfkd_jax.runtime import files, hosts, parallel, precision, progress
 from dfkd_jax.runtime.trained import TrainedNetwork
+from dfkd_jax.settings import recorded
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.targets import dirichlet, gaussian, one_hot
@@ -88,9 +89,7 @@ def make_student(task: Task) -> Made:
     )
     config = task.config
     draw_labels = make_targets(config.targets, task.teacher, feature_layer)
-    transfer_set = open_transfer_set(
-        task, origin={"targets": dataclasses.asdict(config.targets)}
-    )
+    transfer_set = open_transfer_set(task, {"targets": config.targets})
     task.stopwatch.add("prepare", time.monotonic() - started)
     synthesise(
         task,
@@ -115,16 +114,26 @@ def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
     }
 
 
-def open_transfer_set(task: Task, *, origin: Mapping[str, Any]) -> TransferSet:
+def open_transfer_set(task: Task, origin: Mapping[str, Any]) -> TransferSet:
     """The transfer set in the work directory, as far as it is made.
 
     Args:
         task: With `config.synthesis`.
-        origin: Where its soft labels come from.
+        origin: Where its soft labels come from: groups of settings by name.
     """
     synthesis = task.config.synthesis
+    folder = task.workdir / "transfer_set"
+    path = folder / "manifest.json"
+    before = files.read_object(path).get("settings") if path.exists() else {}
+    before = before if isinstance(before, Mapping) else {}
+    settings = {
+        name: recorded(type(group), dataclasses.asdict(group), before.get(name))
+        if dataclasses.is_dataclass(group)
+        else group
+        for name, group in {**origin, "synthesis": synthesis}.items()
+    }
     return TransferSet(
-        task.workdir / "transfer_set",
+        folder,
         Manifest(
             num_images=synthesis.num_images,
             shard_size=synthesis.images_per_device,
@@ -132,7 +141,7 @@ def open_transfer_set(task: Task, *, origin: Mapping[str, Any]) -> TransferSet:
             num_classes=task.description.num_classes,
             seed=task.config.seed,
             teacher_sha256=task.teacher.sha256,
-            settings={**origin, "synthesis": dataclasses.asdict(synthesis)},
+            settings=settings,
         ),
     )
 

@@ -12,11 +12,26 @@ from typing import Any
 
 from dfkd_jax import __version__
 from dfkd_jax.errors import CheckpointError, StorageError
-from dfkd_jax.runtime import files, hosts
+from dfkd_jax.runtime import files, hosts, records
 
 RECORD = "run.json"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 SHARED_SECONDS = 20  # For a network file system to show what another machine wrote.
+
+
+def in_place(folder: pathlib.Path) -> dict[str, Any]:
+    """What `run.json` in `folder` says to process 0; empty where there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+        StorageError: The folder is somebody else's.
+    """
+    found = {}
+    if hosts.is_first():
+        files.check_owned(folder, RECORD)
+        path = folder / RECORD
+        found = records.read(path) if path.exists() else {}
+    return hosts.first_says(found)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dfkd_jax.errors import CheckpointError, StorageError
 from dfkd_jax.reporting.settings import short_text
 from dfkd_jax.runtime import files, progress, records
 from dfkd_jax.runtime.workdir import RECORD, compare
+from dfkd_jax.settings import recorded
 from dfkd_jax.sweeps import sharing
 from dfkd_jax.sweeps.plan import Run
 
@@ -51,7 +52,8 @@ def differences(run: Run) -> list[str]:
     now = dataclasses.asdict(run.settings)
     with records.as_written(path):
         before = records.read(path)["config"]
-        return compare(before, {key: now[key] for key in now if key in before})
+        now = {key: now[key] for key in now if key in before}
+        return compare(before, recorded(type(run.settings), now, before))
 
 
 def check_workdirs(runs: Sequence[Run], output: pathlib.Path) -> None:

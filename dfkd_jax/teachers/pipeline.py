@@ -21,7 +21,14 @@ from dfkd_jax.runtime import (
 )
 from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.runtime.trained import TrainedNetwork
-from dfkd_jax.runtime.workdir import mark, open_workdir, source, versions
+from dfkd_jax.runtime.workdir import (
+    in_place,
+    mark,
+    open_workdir,
+    source,
+    versions,
+)
+from dfkd_jax.settings import recorded
 from dfkd_jax.teachers import train as training
 
 
@@ -37,6 +44,8 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
     spec = datasets.spec(config.data.dataset)
     settings = dataclasses.asdict(config)
     settings["data"] = {"dataset": config.data.dataset}
+    before = in_place(workdir).get("config")
+    settings = recorded(TeacherTrainingConfig, settings, before)
     description = Description(
         network=config.network,
         num_classes=len(spec.class_names),

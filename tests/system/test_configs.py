@@ -13,6 +13,7 @@ import tiny_runs
 from tiny_runs import fingerprint
 
 from dfkd_jax import api, config, config_files
+from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import registry
 from dfkd_jax.reporting import figures
 
@@ -29,6 +30,7 @@ def _variants(file):
     return runpy.run_path(str(REPOSITORY / file)).get("VARIANTS", (None,))
 
 
+IDLE = {"distillation.optimizer": "adamw", "distillation.momentum": "0.5"}
 CASES = [(file, variant) for file in FILES for variant in _variants(file)]
 
 
@@ -50,6 +52,28 @@ def test_config_is_valid(file, variant):
     if not is_teacher:
         for asked in (settings.teacher, settings.student):
             registry.create(asked.name, arguments=asked.arguments)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_copy_of_a_config_is_as_good(file, tmp_path):
+    """Somewhere else, alone: whatever it starts from, and no refusal for its place."""
+    copy = shutil.copy(REPOSITORY / file, tmp_path / "my.py")
+    for variant in _variants(file):
+        name = f"{copy}:{variant}" if variant else str(copy)
+        found = config_files.read_settings(name)
+        assert found == _config(file, variant)
+        # What the command line sets must have an effect, as with the shipped file.
+        with pytest.raises(ConfigError, match=r"no effect|not a setting"):
+            config_files.read_settings(name, IDLE)
+
+
+def test_a_copy_starts_from_what_lies_beside_it(tmp_path):
+    for name in ("mnist.py", "fashion_mnist.py"):
+        text = (REPOSITORY / "configs" / name).read_text()
+        text = text.replace("init_scale = 1.0", "init_scale = 0.7")
+        (tmp_path / name).write_text(text)
+    found = config_files.read_settings(f"{tmp_path / 'fashion_mnist.py'}:noise")
+    assert found.synthesis.init_scale == 0.7
 
 
 def test_names_are_unique():

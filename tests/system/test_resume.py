@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from tiny_runs import NUM_SHARDS, checkpoint_steps, fingerprint, identity, shards
 
-from dfkd_jax.runtime import parallel
+from dfkd_jax import pipeline
+from dfkd_jax.methods import soft_targets
+from dfkd_jax.runtime import files, parallel
 
 
 def _run_and_tell_steps(arguments):
@@ -114,6 +116,45 @@ def test_batch_under_way_goes_on_from_its_checkpoint(toys, finished_toy, tmp_pat
     assert 0 < _steps(command, "synthesis-step")[0] < 6
     assert _steps(command, "student-step") == [0, 5, 10, 15]
     assert fingerprint(workdir) == fingerprint(finished_toy)
+
+
+def _run_as_before(arguments):
+    """`main` of a release that recorded settings without effect, too."""
+    for module in (pipeline, soft_targets):
+        module.recorded = lambda cls, values, before: values
+    command_runner.run_module("main", arguments)
+
+
+def test_settings_without_effect_are_not_recorded(toys, tmp_path):
+    """And where an earlier release recorded them, its run goes on and verifies."""
+    workdir = tmp_path / "run"
+    changes = {"targets__distribution": "one_hot"}
+    command = toys.runner.call(_run_as_before, toys.arguments(workdir, **changes))
+    command.kill_when(lambda: len(shards(workdir)) >= 2)
+    made, record = shards(workdir), (workdir / "run.json").read_bytes()
+    assert b'"sigma"' in record and b'"momentum"' in record
+    toys.finish(workdir, **changes)
+    assert (workdir / "run.json").read_bytes() == record
+    assert made.items() <= shards(workdir).items()
+    module = "--module=custom_nets:Toy"
+    command = toys.runner.start(
+        "verify", workdir, module, module.replace("module", "teacher_module")
+    )
+    assert command.wait() == 0, command.stdout
+    assert "holds        config:" in command.stdout
+
+    new = tmp_path / "new"
+    toys.finish(new, **changes)
+    assert fingerprint(new) == fingerprint(workdir)
+    for name in ("run.json", "results.json"):
+        found = files.read_object(new / name)["config"]
+        assert "distribution" in found["targets"]
+        assert not {"sigma", "betas", "candidates"} & found["targets"].keys()
+        assert not {"momentum", "feature_weight"} & found["distillation"].keys()
+        assert "batch_norm_distance" not in found["synthesis"]
+        assert "network" not in found["teacher"]  # It has a module.
+    manifest = files.read_object(new / "transfer_set" / "manifest.json")
+    assert "sigma" not in manifest["settings"]["targets"]
 
 
 def test_student_goes_on_from_its_checkpoint(lab, workdir_copy, finished_workdir):

@@ -61,7 +61,7 @@ def make_student(task: Task) -> Made:
         mean=jnp.asarray(mean), factor=gaussian.factor(jnp.asarray(covariance))
     )
     transfer_set = soft_targets.open_transfer_set(
-        task, origin={"metadata": {"feature_layer": layer.name}}
+        task, {"metadata": {"feature_layer": layer.name}}
     )
     task.stopwatch.add("prepare", time.monotonic() - started)
     soft_targets.synthesise(
