@@ -378,8 +378,8 @@ class DataConfig:
     Attributes:
         dataset: A name of `data/datasets.py`; empty to leave evaluation out.
         file: In place of `dataset`: an `.npz` file with a test set of your own,
-            `images` `[n, height, width, channels]` (uint8, or floats from 0 to 1) and
-            `labels` `[n]`.
+            `images` `[n, height, width, channels]` (uint8 where 255 is white, or floats
+            from 0 to 1) and `labels` `[n]`.
         split: What evaluation reads: the "test" set, or "validation", the last 5,000
             images of the training set, on which hyper-parameters are chosen. Of a file
             of your own it says what that file is.

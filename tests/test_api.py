@@ -11,7 +11,7 @@ from flax.training import train_state
 from dfkd_jax import api, pipeline
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.models.network import Linen
-from dfkd_jax.runtime import admission, files, weights
+from dfkd_jax.runtime import admission, files, weights, workdir
 
 SHAPE = (4, 4, 1)
 IMAGES = {"image_shape": SHAPE, "mean": 0.5, "std": 0.25}
@@ -148,13 +148,13 @@ def test_a_run_knows_what_its_networks_compute(tmp_path):
         filled = admission.filled(Linen(student), make().description)
         return {"teacher": make(teacher), "student": filled}
 
-    first = pipeline._fingerprints(tmp_path, of(Net(), Net()))
+    first = pipeline._fingerprints(workdir.in_place(tmp_path), of(Net(), Net()))
     files.write_json(tmp_path / "run.json", {"fingerprints": first}, sealed=True)
     for networks, role in (
         (of(Net(sine), Net()), "teacher"),
         (of(Net(), Net(sine)), "student"),
     ):
-        assert pipeline._fingerprints(tmp_path, networks) == first
+        assert pipeline._fingerprints(workdir.in_place(tmp_path), networks) == first
         for name, network in networks.items():
             if name != role:
                 network.check_fingerprint(first[name], source="run.json")
@@ -163,7 +163,7 @@ def test_a_run_knows_what_its_networks_compute(tmp_path):
                 network.check_fingerprint(first[name], source="run.json")
     # An earlier release kept none.
     files.write_json(tmp_path / "run.json", {"seed": 1}, sealed=True)
-    assert pipeline._fingerprints(tmp_path, of(Net(), Net())) == {}
+    assert pipeline._fingerprints(workdir.in_place(tmp_path), of(Net(), Net())) == {}
 
 
 @pytest.mark.parametrize("name", ["x" * 5_000, "~nobody-at-all/w", "", "\0", "a/b/c"])

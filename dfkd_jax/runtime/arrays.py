@@ -20,8 +20,12 @@ ALWAYS_ALLOWED = 64 * 2**20  # Whatever the growth.
 MAX_MEMBERS = 1_000
 KINDS = "biuf"
 MAX_CLASSES = 1_000_000
-MANY_IMAGES = 100  # Among so many, some have a pixel that is bright.
-MAX_DARK = 16 / 255  # What digits from 0 to 16 reach where they are taken for 0 to 255.
+MANY_IMAGES = 100  # Among so many, some have a pixel that is not black.
+MAX_BLACK = (
+    16 / 255
+)  # What digits from 0 to 16 reach where they are taken for 0 to 255.
+MAX_DARK = 127  # Of bytes: in a set that goes no higher, another number may be white.
+WHITES = (1, 15, 16, 31, 63, 100, 127)  # What it is, then, by what they go up to.
 ROUNDING = 1e-3
 
 
@@ -141,18 +145,33 @@ def pixels(
 ) -> np.ndarray:
     """Images as a network of this package is shown them, before they are standardised.
 
+    Bytes do not say which number is white. In a whole set that uses less than half of
+    them it may be 1, 16 or 100 as well as 255, so such sets are refused: whoever
+    divides them by their white says which it is. Floats from 0 to 1 do say it: a dark
+    set is taken as floats, unless all of it is black.
+
     Args:
         images: `[n, height, width, channels]`, uint8, or floats from 0 to 1.
         image_shape: (height, width, channels) that is wanted, if that is known.
-        whole: Whether they are a whole test set, which has bright pixels, and no batch.
+        whole: Whether they are a whole test set, and no batch.
 
     Raises:
         ValueError: Says what they are, what was expected, and how to get there.
     """
     images = _array(images, "images")
     _check_shape(images.shape, image_shape)
+    many = whole or len(images) >= MANY_IMAGES
     if images.dtype == np.uint8:
-        low, high, top = int(images.min()), int(images.max()), 255
+        high = int(images.max())
+        if high <= (MAX_DARK if whole else 255 * MAX_BLACK if many else -1):
+            white = next(white for white in WHITES if high <= white)
+            raise ValueError(
+                f"images are uint8 and go up to {high}, so that white may be {white}, "
+                f"not 255: give images / {white} then, and images / 255 if they are "
+                "that dark"
+                if high
+                else "images are all black"
+            )
     elif images.dtype.kind != "f":
         remedy = {
             "b": "give images.astype(float)",
@@ -163,14 +182,17 @@ def pixels(
             f"images are {images.dtype}, expected uint8 or floats from 0 to 1: {remedy}"
         )
     else:
-        low, high, top = float(images.min()), float(images.max()), 1
+        low, high = float(images.min()), float(images.max())
         _check_floats(low, high)
-    if (whole or len(images) >= MANY_IMAGES) and high <= MAX_DARK * top:
-        by = "their own white, not 255" if top == 255 else "255 only once"
-        raise ValueError(
-            f"images are {images.dtype} and go from {low:g} to {high:g} of {top}, so "
-            f"that all are black to a network: divide them by {by}"
-        )
+        if many and high <= MAX_BLACK:
+            white = next(w for w in WHITES if 255 * high <= w * (1 + ROUNDING))
+            raise ValueError(
+                f"images are {images.dtype} and go up to {high:g}, so that all are "
+                f"black to a network: give images * {255 / white:g} if they were "
+                f"divided by 255{' twice' if white == 1 else f' and {white} is white'}"
+                if high
+                else "images are all black"
+            )
     return images
 
 

@@ -24,7 +24,7 @@ def save(tmp_path):
 
     def write(**changes):
         arrays = {
-            "images": np.arange(96, dtype=np.uint8).reshape(6, 4, 4, 1),
+            "images": np.arange(160, 256, dtype=np.uint8).reshape(6, 4, 4, 1),
             "labels": np.array([0, 1, 2, 0, 1, 2], np.int8),
         } | changes
         arrays = {key: value for key, value in arrays.items() if value is not None}
@@ -44,7 +44,7 @@ def test_file_is_read_as_it_is(save):
     assert (found.ready, found.obtainable) == (True, True)
     own = load(settings)
     assert (own.name, own.class_names) == ("own", ())
-    np.testing.assert_array_equal(own.images.ravel(), np.arange(96))
+    np.testing.assert_array_equal(own.images.ravel(), np.arange(160, 256))
     assert own.labels.dtype == np.int32
     own.check(DESCRIPTION, source="The student")
     # One pixel or one label makes another set of it.
@@ -69,7 +69,7 @@ def test_floats_from_0_to_1(save):
             r"npz: images are \(6, 4, 4\)",
         ),
         ({"images": np.full((6, 4, 4, 1), 255.0)}, r"go from 255 to 255, expected"),
-        ({"images": np.ones((6, 4, 4, 1), np.uint8)}, "go from 1 to 1 of 255"),
+        ({"images": np.ones((6, 4, 4, 1), np.uint8)}, "white may be 1, not 255"),
         ({"labels": np.full(6, 2**40)}, "labels go up to 1099511627776"),
         ({"labels": np.arange(6) - 1}, "1 labels are below 0"),
         ({"labels": None}, r"own\.npz has no array called labels: .*numpy\.savez"),

@@ -31,10 +31,22 @@ def labelled(images=None, labels=LABELS):
         jnp.asarray(random(), jnp.bfloat16),
         random(255).astype(np.uint8),
         random().tolist(),
-        random(17 / 255),  # Dark, but not black.
+        random(17 / 255),  # Dark, but not black: floats say so.
+        random(100).astype(np.uint8) / 255,
+        random(128).astype(np.uint8),
         random(1.0005, -0.0005),  # Rounding.
     ],
-    ids=["float64", "float16", "bfloat16", "uint8", "lists", "dark", "rounded"],
+    ids=[
+        "float64",
+        "float16",
+        "bfloat16",
+        "uint8",
+        "lists",
+        "dark",
+        "dark bytes",
+        "half",
+        "rounded",
+    ],
 )
 def test_images_are_taken_as_they_are(images):
     found, labels = labelled(images)
@@ -63,10 +75,17 @@ def test_labels_of_any_integers(labels):
         (random(127, -128), "shift and scale"),
         (random(1) * np.nan, "NaN or infinity"),
         (np.where(random() > 0.5, np.inf, 0), "NaN or infinity"),
-        (random(1 / 255), "divide them by 255 only once"),
-        (random(1.99).astype(np.uint8), "go from 0 to 1 of 255"),
-        (random(16).astype(np.uint8), "divide them by their own white"),
-        (np.zeros((8, *SHAPE)), "all are black"),
+        (random(1 / 255), "give images * 255 if they were divided by 255 twice"),
+        (random(16 / 255), "give images * 15.9375 if .*divided by 255 and 16 is white"),
+        (random(1.99).astype(np.uint8), "go up to 1, so .*give images / 1 then"),
+        (random(15).astype(np.uint8), "give images / 15 then"),
+        (random(16).astype(np.uint8), "give images / 16 then"),
+        (random(63).astype(np.uint8), "give images / 63 then"),
+        (random(97).astype(np.uint8), "go up to 97, so that white may be 100, not 255"),
+        (random(100).astype(np.uint8), "images / 255 if they are that dark"),
+        (random(127).astype(np.uint8), "give images / 127 then"),
+        (np.zeros((8, *SHAPE)), "images are all black"),
+        (np.zeros((8, *SHAPE), np.uint8), "images are all black"),
         (random(255).astype(int), "images are int64, .*astype(numpy.uint8)"),
         (random(255).astype(np.uint16), "images are uint16, .*value of white"),
         (random() > 0.5, "images are bool"),
@@ -95,8 +114,11 @@ def test_gray_images_without_their_axis():
 def test_a_batch_may_be_dark_and_a_test_set_may_not():
     dark = np.full((arrays.MANY_IMAGES - 1, *SHAPE), 9, np.uint8)
     assert arrays.pixels(dark, image_shape=SHAPE) is dark
-    with pytest.raises(ValueError, match="all are black"):
+    assert not arrays.pixels(0 * dark, image_shape=SHAPE).any()
+    with pytest.raises(ValueError, match="white may be 15"):
         arrays.pixels(np.concatenate([dark, dark]), image_shape=SHAPE)
+    night = np.full((2 * arrays.MANY_IMAGES, *SHAPE), 90, np.uint8)
+    assert arrays.pixels(night, image_shape=SHAPE) is night
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def write(data_dir: pathlib.Path, *, train: bool = False) -> None:
     if train:
         labels["train"] = np.arange(60_000) % 10
     grey = np.full((28, 28), GREY, np.uint8)
+    grey[0, 0] = 255  # Else white might be another number.
     splits = []
     for name, classes in labels.items():
         images = [striped(k) if name == "train" else grey for k in range(10)]
