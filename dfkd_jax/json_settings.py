@@ -9,7 +9,6 @@ The keys are those of the dataclasses in `config.py`; what is not there has its 
 is code, so it is refused here; whoever trusts it gives it as a flag.
 """  # noqa: E501 - JSON on one line, to be copied.
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -32,20 +31,11 @@ def get_config(path: str) -> ConfigDict:
     source = f"--config={path}"
     try:
         content = files.read_bytes(pathlib.Path(path), max_bytes=MAX_BYTES)
-        values = json.loads(content.decode(), object_pairs_hook=_object)
+        values = files.parse_json(content.decode())
         return ConfigDict(settings(values, source=source))
     # Of a ConfigDict: a dot in a key of `arguments`, or a deep nest of them.
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{source} is not possible: {error}.") from error
-
-
-def _object(pairs):
-    """An object of JSON, of which Python would keep the last of two equal keys."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"{shown(twice)} is given twice")
-    return values
 
 
 def settings(values: Any, *, source: str) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """What is known about each data set, and where prepared copies of it lie."""
 
 import dataclasses
-import json
 import pathlib
 
 from dfkd_jax.errors import ConfigError, did_you_mean
-from dfkd_jax.runtime import places
+from dfkd_jax.runtime import files, places
 
 NUM_VALIDATION = 5_000
 
@@ -174,8 +173,9 @@ def find_prepared(name: str, data_dir: pathlib.Path) -> Prepared | None:
         if not all(part.isdecimal() for part in version):
             continue  # An unfinished preparation, or a copy put aside.
         try:
-            file_format = json.loads(info.read_bytes()).get("fileFormat", "tfrecord")
-        except (ValueError, AttributeError):
+            found_info = files.parse_json(info.read_text("utf-8"))
+            file_format = found_info.get("fileFormat", "tfrecord")
+        except (OSError, ValueError, AttributeError):
             file_format = "unreadable"
         rank = (file_format == "array_record", [int(part) for part in version])
         found.append((rank, Prepared(info.parent, file_format)))

@@ -5,12 +5,13 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from dfkd_jax.errors import CheckpointError, StorageError
+from dfkd_jax.errors import CheckpointError, StorageError, shown
 
 ELSEWHERE = "write elsewhere (--workdir, --output)"
 OWNED = "dfkd_jax\n"  # In the lock file of a folder that is not somebody else's.
@@ -129,6 +130,40 @@ def write_json(path: pathlib.Path, value: Any, *, sealed: bool = False) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """The value that a JSON text says, and no guess where it says none or two.
+
+    Raises:
+        ValueError: It is no JSON, gives a key twice, holds a number that is not finite,
+            or is nested too deep.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _object(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise ValueError(f"{shown(twice)} is given twice")
+    return values
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shown(text)} is no finite number")
+    return value
+
+
 def read_json(path: pathlib.Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The JSON in `path`, without the checksum of a sealed object.
 
@@ -137,7 +172,7 @@ def read_json(path: pathlib.Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """
     try:
         content = read_bytes(path, max_bytes=max_bytes)
-        value = json.loads(content.decode())
+        value = parse_json(content.decode())
         if isinstance(value, dict) and CHECKSUM in value:
             wanted = value.pop(CHECKSUM)
             if digest(value) != wanted:
@@ -148,7 +183,7 @@ def read_json(path: pathlib.Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
             f"{path} cannot be read ({error.strerror}): check the path, its "
             "permissions and the disk."
         ) from error
-    except (ValueError, RecursionError) as error:  # Recursion: a nest of brackets.
+    except (ValueError, RecursionError) as error:  # Recursion: of `digest`.
         raise CheckpointError(
             f"{path} is damaged ({error}): if dfkd_jax made it, delete it to have it "
             "made again; or name another."

@@ -129,7 +129,7 @@ def described(
             "weights that it wrote, or load it as a teacher's (config.teacher.weights)."
         )
     try:
-        fields = dict(json.loads(metadata[FORMAT]))
+        fields = dict(files.parse_json(metadata[FORMAT]))
         wanted = fields.pop("sha256", None)
         checksum = wanted is not None and _checksum(flat, fields)
         run = str(fields.pop("run", ""))

@@ -11,6 +11,7 @@ from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import hosts
 from dfkd_jax.runtime.files import (
     ends_with_newline,
+    parse_json,
     read_json,
     storage_errors,
     write_json,
@@ -65,7 +66,7 @@ def read_scalars(path: pathlib.Path, *, stage: str) -> dict[int, dict[str, float
         return records
     for line in path.read_text(errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if record.pop("stage") == stage:
                 records[int(record.pop("step"))] = record
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -21,7 +21,6 @@ begin with a text of `$ignore` are left out.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -29,6 +28,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dfkd_jax.errors import ConfigError, did_you_mean
+from dfkd_jax.runtime import files
 
 IGNORE = "$ignore"
 OPTIONS = ("from", "flatten", "transpose")
@@ -75,32 +75,17 @@ def read(path: pathlib.Path) -> LayerMapping:
         ConfigError: The file is not there, too large, no JSON or no mapping.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        content = files.read_bytes(path, max_bytes=MOST_BYTES)
+        values = files.parse_json(content.decode())
     except OSError as error:
         raise ConfigError(
             f"The mapping {path} cannot be read ({error.strerror}): check the path."
         ) from error
-    if len(content) > MOST_BYTES:
+    except ValueError as error:
         raise ConfigError(
-            f"The mapping {path} is larger than {MOST_BYTES:,} bytes: name a JSON file "
-            "of one line a layer."
-        )
-    try:
-        values = json.loads(content, object_pairs_hook=_no_duplicates)
-    # A deep nest of brackets exceeds the recursion limit.
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"The mapping {path} is no valid JSON: {error}.") from error
+            f"The mapping {path} is no JSON of one line a layer: {error}."
+        ) from error
     return parse(values, origin=f"The mapping {path}")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} is there twice")
-        found[name] = value
-    return found
 
 
 def parse(values: Any, *, origin: str) -> LayerMapping:

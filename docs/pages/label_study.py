@@ -181,7 +181,7 @@ def ask_teacher(folder: pathlib.Path, teacher: Any) -> dict[str, Any]:
     import numpy as np
 
     from dfkd_jax.errors import CheckpointError
-    from dfkd_jax.runtime import files
+    from dfkd_jax.runtime import records
     from dfkd_jax.synthesis.transfer_set import TransferSet
 
     transfer_set = TransferSet.existing(folder / "transfer_set")
@@ -197,15 +197,17 @@ def ask_teacher(folder: pathlib.Path, teacher: Any) -> dict[str, Any]:
         index = np.arange(start, min(start + BATCH_SIZE, len(transfer_set)))
         images, labels = transfer_set.gather(index)
         misses += int((np.asarray(answer(images)) != labels.argmax(-1)).sum())
-    settings = files.read_json(folder / "run.json")["config"]
-    return {
-        "name": (folder.parent if folder.name.startswith("seed") else folder).name,
-        "distribution": settings["targets"]["distribution"],
-        "seed": settings["seed"],
-        "num_images": len(transfer_set),
-        "teacher_answers_otherwise": misses / len(transfer_set),
-        "transfer_set_sha256": transfer_set.digest(),
-    }
+    run = folder / "run.json"
+    with records.as_written(run):
+        settings = records.read(run)["config"]
+        return {
+            "name": (folder.parent if folder.name.startswith("seed") else folder).name,
+            "distribution": settings["targets"]["distribution"],
+            "seed": settings["seed"],
+            "num_images": len(transfer_set),
+            "teacher_answers_otherwise": misses / len(transfer_set),
+            "transfer_set_sha256": transfer_set.digest(),
+        }
 
 
 def find_runs(folders: list[pathlib.Path]) -> list[pathlib.Path]:

@@ -18,7 +18,7 @@ from PIL import Image
 from dfkd_jax.errors import CheckpointError, MissingPackageError, ResultsError
 from dfkd_jax.reporting import figures, images, run_files
 from dfkd_jax.reporting.settings import describe, short_text
-from dfkd_jax.runtime import files
+from dfkd_jax.runtime import records
 from docs.pages.results_files import Collection, Row
 
 LOGARITHMIC = 20  # Largest over smallest value from which an axis is logarithmic.
@@ -295,8 +295,8 @@ def find_transfer_sets(folders: Sequence[pathlib.Path]) -> dict[str, pathlib.Pat
     for folder in folders:
         for path in sorted(folder.glob("**/results.json")):
             try:
-                sha256 = files.read_json(path).get("transfer_set_sha256")
-            except (CheckpointError, AttributeError):
+                sha256 = records.read(path).get("transfer_set_sha256")
+            except CheckpointError:
                 continue
             if sha256:
                 found.setdefault(sha256, path.parent)

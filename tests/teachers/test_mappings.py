@@ -68,10 +68,10 @@ def test_what_is_wrong_is_named(values, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"conv_1": "a", "conv_1": "b"}', "'conv_1' is there twice"),
-        ("conv_1: a", "no valid JSON"),
-        ("[" * 100_000, "no valid JSON"),
-        (b"\xff\xfe\x00", "no valid JSON"),
+        ('{"conv_1": "a", "conv_1": "b"}', "'conv_1' is given twice"),
+        ("conv_1: a", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        (b"\xff\xfe\x00", "is no JSON"),
         (json.dumps({"conv_1": "a" * 1_000_000}), "larger than 1,000,000 bytes"),
     ],
 )

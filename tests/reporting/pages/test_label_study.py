@@ -17,7 +17,7 @@ from dfkd_jax.errors import CheckpointError, ConfigError, MissingPackageError
 from dfkd_jax.runtime import files, parallel
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 from dfkd_jax.teachers import weights as teachers
-from docs.pages import label_study, results_files
+from docs.pages import label_study, result_figures, results_files
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,28 @@ def test_unfinished_pseudo_samples_are_refused(teacher, tmp_path):
     transfer_set(tmp_path, teacher, images, labels, num_images=4, shard_size=2)
     with pytest.raises(CheckpointError, match="not finished"):
         label_study.ask_teacher(tmp_path, teacher)
+
+
+@pytest.mark.parametrize(
+    "config", [{"seed": "x"}, {"seed": 0}, {"seed": 0, "targets": []}, 3]
+)
+def test_a_record_that_is_edited_is_named(teacher, tmp_path, config):
+    images, labels = np.zeros((2, 28, 28, 1)), np.ones((2, 10)) / 10
+    transfer_set(tmp_path, teacher, images, labels)
+    files.write_json(tmp_path / "run.json", {"config": config})
+    with pytest.raises(CheckpointError, match=r"run\.json is not as dfkd_jax writes"):
+        label_study.ask_teacher(tmp_path, teacher)
+
+
+def test_records_that_are_none_have_no_transfer_set(tmp_path):
+    """Of pictures: runs that cannot be read are passed over."""
+    records = {"good": {"transfer_set_sha256": "f"}, "none": {}}
+    records |= {"edited": {"transfer_set_sha256": ["f"]}, "list": [1]}
+    for name, record in records.items():
+        (tmp_path / name).mkdir()
+        files.write_json(tmp_path / name / "results.json", record)
+    found = result_figures.find_transfer_sets([tmp_path])
+    assert found == {"f": tmp_path / "good"}
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
