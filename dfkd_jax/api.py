@@ -31,7 +31,7 @@ from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mea
 from dfkd_jax.exporting import networks
 from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen
-from dfkd_jax.runtime import admission, arrays, descriptions, parallel
+from dfkd_jax.runtime import admission, arrays, descriptions, parallel, places
 from dfkd_jax.runtime.trained import TrainedNetwork
 
 TEACHER = "teacher.safetensors"
@@ -142,7 +142,7 @@ def load(
     """
     if not isinstance(module, str):
         _check_module(module)
-    path = pathlib.Path(weights_or_checkpoint)
+    path = places.path(weights_or_checkpoint, source="weights_or_checkpoint")
     return evaluation.load_checkpoint(path, module=module, flag="module")[1]
 
 
@@ -185,10 +185,13 @@ def run(
     Raises:
         DfkdError: A setting, the weights, the disk or the numbers; see `errors`.
     """
-    settings = config_files.read_settings(config, changes=changes)
+    workdir = places.path(workdir, source="workdir")
+    settings = config_files.read_settings(
+        str(places.path(config, source="config")), changes=changes
+    )
     if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
-    pipeline.run(settings, pathlib.Path(workdir), command=f"dfkd_jax.api.run {config}")
+    pipeline.run(settings, workdir, command=f"dfkd_jax.api.run {config}")
     return load(workdir, module=settings.student.module)
 
 
@@ -221,7 +224,7 @@ def distil(
     Raises:
         DfkdError: A setting, the disk or the numbers; see `errors`.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = places.path(workdir, source="workdir")
     if isinstance(student, str):
         network_of = {"network": student}
         module = None
@@ -316,7 +319,7 @@ def export(
         ExportError: The format cannot hold the network, or its packages are missing.
         StorageError: The disk is full or refuses.
     """
-    path = pathlib.Path(path)
+    path = places.path(path, source="path")
     format_name = format_name or path.suffix.removeprefix(".")
     if format_name not in networks.FORMATS:
         raise ConfigError(

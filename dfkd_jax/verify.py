@@ -20,6 +20,7 @@ from absl import flags
 
 from dfkd_jax import command_line, evaluate
 from dfkd_jax.errors import ConfigError, DataUnavailableError, DfkdError
+from dfkd_jax.runtime import places
 
 FLAGS = flags.FLAGS
 HOLDS, DIFFERS, UNCHECKED = "holds", "DIFFERS", "not checked"
@@ -71,6 +72,7 @@ def check(folder: pathlib.Path, sources: Sources) -> Iterator[Check]:
     Raises:
         CheckpointError: It is no work directory.
     """
+    folder = places.path(folder, source="folder")
     run = folder / "run.json"
     if not run.is_file():
         raise ConfigError(

@@ -1,5 +1,8 @@
 """What Python's way in refuses, in Python's words."""
 
+import pathlib
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.training import train_state
 
-from dfkd_jax import api, pipeline
+from dfkd_jax import api, config_files, pipeline, verify
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import admission, files, weights, workdir
@@ -166,12 +169,57 @@ def test_a_run_knows_what_its_networks_compute(tmp_path):
     assert pipeline._fingerprints(workdir.in_place(tmp_path), of(Net(), Net())) == {}
 
 
-@pytest.mark.parametrize("name", ["x" * 5_000, "~nobody-at-all/w", "", "\0", "a/b/c"])
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 5_000, "~nobody-at-all/w", "", "\0", "a/b/c", b"a/\0", None, 3, ["w"]],
+)
 def test_paths_that_are_none(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises((CheckpointError, ConfigError)) as caught:
         api.load(name)
     assert len(str(caught.value)) < 700
+    if name and (not isinstance(name, str) or name[0] in "~\0"):
+        for call in (
+            lambda: api.distil(make(), Net(), workdir=name),
+            lambda: api.run("configs/mnist.py", workdir=name),
+            lambda: api.run(name, workdir=tmp_path),
+            lambda: api.export(make(), name, format_name="safetensors"),
+            lambda: make().save(name),
+            lambda: list(verify.check(name, verify.Sources())),
+        ):
+            with pytest.raises(ConfigError, match=r"home folder|path"):
+                call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_of_the_home_folder(tmp_path, monkeypatch):
+    """No shell puts it in place of a tilde where Python calls."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    make().save("~/w.safetensors")
+    found = api.load("~/w.safetensors", module=Net())
+    api.export(found, "~/again.safetensors")
+    assert {path.name for path in home.glob("*.s*")} == {
+        "w.safetensors",
+        "again.safetensors",
+    }
+
+    def stop(settings, workdir, **_):
+        raise KeyError(str(workdir))
+
+    monkeypatch.setattr(pipeline, "run", stop)
+    shutil.copy(config_files.config_folder() / "mnist.py", home / "my.py")
+    for call in (
+        lambda: api.distil(found, Net(), workdir="~/runs"),
+        lambda: api.run("~/my.py:smoke", workdir=pathlib.Path("~/runs")),
+    ):
+        with pytest.raises(KeyError, match=str(home / "runs")):
+            call()
+    with pytest.raises(ConfigError, match=f"{home}/runs is no work directory"):
+        list(verify.check("~/runs", verify.Sources()))
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("where", ["exists", "is_file", "open"])

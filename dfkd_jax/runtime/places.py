@@ -4,6 +4,7 @@ import os
 import pathlib
 import stat
 import tempfile
+from typing import Any
 
 from dfkd_jax.errors import ConfigError, shown
 
@@ -26,6 +27,25 @@ def cache() -> pathlib.Path:
     if own and not found.st_mode & 0o022:
         return path
     return pathlib.Path(tempfile.mkdtemp(prefix="dfkd_jax-"))
+
+
+def path(value: Any, *, source: str) -> pathlib.Path:
+    """The path that an argument of Python names, `~` included.
+
+    Args:
+        value: A text or path.
+        source: The argument, for the message.
+
+    Raises:
+        ConfigError: It is no path, or the user has no home folder.
+    """
+    try:
+        text = os.fsdecode(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}={shown(value)}: expected a path.") from error
+    if "\0" in text:
+        raise ConfigError(f"{source}={shown(text)}: no path holds a NUL.")
+    return pathlib.Path(expand(text, source=source))
 
 
 def expand(path: str, *, source: str) -> str:

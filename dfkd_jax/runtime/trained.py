@@ -11,7 +11,7 @@ import numpy as np
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models.network import Network
-from dfkd_jax.runtime import arrays, weights
+from dfkd_jax.runtime import arrays, places, weights
 
 MAX_FINGERPRINT_CLASSES = 1_000
 # Of the largest logit: more than other processors round, less than another function.
@@ -103,7 +103,7 @@ class TrainedNetwork(Network):
             run: Mark of the run that made it (`workdir.mark`), if it belongs to one.
         """
         weights.save(
-            pathlib.Path(path),
+            places.path(path, source="path"),
             self.variables,
             self.description,
             run=run,
