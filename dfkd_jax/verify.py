@@ -79,8 +79,10 @@ def check(folder: pathlib.Path, sources: Sources) -> Iterator[Check]:
             f"{folder} is no work directory (it has no run.json): name one that "
             "dfkd_jax.main made, such as runs/mnist/seed0."
         )
+    from dfkd_jax.runtime import parallel
     from dfkd_jax.runtime.records import as_written
 
+    parallel.sum_rightly()  # Called from Python, nothing else did.
     found: list[Any] = []
     try:
         with as_written(run):

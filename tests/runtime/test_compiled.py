@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from dfkd_jax.runtime import compiled
+from dfkd_jax.runtime import compiled, parallel
 
 PROGRAM = """
 import resource, sys
@@ -20,12 +20,12 @@ print(jax.jit(lambda x: x + 1)(1), jax.jit(lambda x: x * 2)(1))
 """
 
 
-def start(folder, *limit):
+def start(folder, *limit, **variables):
     """The lines on standard error of a process that compiles two programs."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder), *map(str, limit)],
-        env=environment | {"JAX_PLATFORMS": "cpu"},
+        env=environment | {"JAX_PLATFORMS": "cpu"} | variables,
         capture_output=True,
         text=True,
         check=True,
@@ -36,6 +36,22 @@ def start(folder, *limit):
 
 def kept(folder):
     return {path: path.read_bytes() for path in folder.glob("*-cache")}
+
+
+def test_programs_of_other_flags_are_others(tmp_path):
+    """What was compiled without the flag for right sums is not run with it."""
+    with_flag = os.environ["XLA_FLAGS"]
+    if parallel.RIGHT_SUMS not in with_flag:
+        pytest.skip("this jaxlib may not know the flag")
+    without = with_flag.replace(parallel.RIGHT_SUMS, "")
+    start(tmp_path, XLA_FLAGS=without)
+    first = kept(tmp_path)
+    start(tmp_path, XLA_FLAGS=with_flag)
+    both = kept(tmp_path)
+    assert first.keys() < both.keys() and len(both) == 2 * len(first)
+    for flags in (without, with_flag):
+        start(tmp_path, XLA_FLAGS=flags)
+    assert kept(tmp_path).keys() == both.keys()
 
 
 def test_half_a_program_is_compiled_again_and_kept(tmp_path):

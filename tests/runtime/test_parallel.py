@@ -1,4 +1,5 @@
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -137,6 +138,43 @@ parallel.sum_rightly()
 print(parallel.sums_are_wrong(), flush=True)
 api.configure(cpu_devices=3)
 """
+
+
+FROM_PYTHON = """
+import os, pathlib, runpy, sys
+way = sys.argv[1]
+if way == "verify":
+    from dfkd_jax import verify
+    pathlib.Path("run.json").write_text("{}")
+    list(verify.check(pathlib.Path(), verify.Sources()))
+elif way == "api":
+    import dfkd_jax.api
+elif way == "benchmarks":
+    import benchmarks.measure
+else:
+    sys.path[:0] = [os.path.join(sys.argv[2], "tests", part) for part in ("", "faults")]
+    import conftest
+from dfkd_jax.runtime import parallel
+print(parallel.sums_are_wrong(), os.environ["XLA_FLAGS"])
+"""
+
+
+@pytest.mark.parametrize("way", ["api", "verify", "benchmarks", "tests"])
+def test_every_way_in_has_sums_right(tmp_path, way):
+    """Commands do by `configure`, and notebooks by the API."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_PYTHON, way, str(root)],
+        env=environment | {"JAX_PLATFORMS": "cpu"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    wrong, *flags = done.stdout.split()
+    assert wrong == "False", done.stderr
+    known = parallel.RIGHT_SUMS in os.environ["XLA_FLAGS"]  # To this jaxlib.
+    assert flags.count(parallel.RIGHT_SUMS) == known
 
 
 def run_alone(program, **environment):

@@ -12,9 +12,10 @@ import sys
 import command_runner
 import numpy as np
 import pytest
+import toy
 from tiny_runs import identity, read_transfer_set, shards
 
-from dfkd_jax.data import tfds
+from dfkd_jax.data import held_out, tfds
 
 WAYS_TO_DATA = (
     "socket.connect",
@@ -28,8 +29,11 @@ WAYS_TO_DATA = (
 
 
 def _run_and_forbid_data(arguments, workdir, data_dir):
-    """`main`, with every way to real data closed until the student is made."""
-    load = tfds.load
+    """`main`, with every way to real data closed until the student is made.
+
+    Real data is what begins with `data_dir`: a folder, or a file of the user's own.
+    """
+    loads = tfds.load, held_out._read_file
     evaluating, refused, opened = [], [], set()
 
     def hook(event, args):
@@ -46,13 +50,16 @@ def _run_and_forbid_data(arguments, workdir, data_dir):
             refused.append(f"{event} {args[0]}")
             raise RuntimeError(f"Data before evaluation: {event} {args[0]}")
 
-    def evaluate_only(*args, **kwargs):
-        if not pathlib.Path(workdir, "student.safetensors").is_file():
-            refused.append("tfds.load")
-        evaluating.append(True)
-        return load(*args, **kwargs)
+    def evaluate_only(load):
+        def late(*args, **kwargs):
+            if not pathlib.Path(workdir, "student.safetensors").is_file():
+                refused.append(load.__name__)
+            evaluating.append(True)
+            return load(*args, **kwargs)
 
-    tfds.load = evaluate_only
+        return late
+
+    tfds.load, held_out._read_file = map(evaluate_only, loads)
     tfds.preflight = lambda *args, **kwargs: tfds.Availability(True, True, "")
     platform.platform()  # Asks uname, once.
     sys.addaudithook(hook)
@@ -113,22 +120,34 @@ def test_no_real_data_before_evaluation(lab, prepared_data, tmp_path, variant, c
     assert "real_data" not in results
     assert results["student"]["test_accuracy"] is not None
     check(results, workdir)
-    _check_opened(command.stdout, workdir, "transfer_set_sha256" in results)
+    _check_opened(command.stdout, workdir, "mnist_lenet5.safetensors")
+    assert "transfer_set_sha256" in results
+
+
+def test_a_test_set_of_ones_own_is_read_for_evaluation_alone(toys, tmp_path):
+    workdir, file = tmp_path / "run", toy.write_test_set(tmp_path / "own.npz")
+    arguments = toys.arguments(workdir, data__file=file)
+    command = toys.runner.call(_run_and_forbid_data, arguments, str(workdir), str(file))
+    assert command.wait() == 0, command.stderr
+    assert "refused: [] evaluated: [True]" in command.stdout
+    results = json.loads((workdir / "results.json").read_text())
+    assert (results["data_free"], results["dataset"]) == (True, str(file))
+    assert results["student"]["evaluation"]["num_examples"] == 50
+    _check_opened(command.stdout, workdir, "toy.safetensors")
 
 
 # What images come in, whatever they are called.
 PICTURES = r"record|ubyte|\.(npy|npz|gz|zip|tar|tgz|png|jpe?g|csv|h5|parquet|bin|mat)$"
 
 
-def _check_opened(stdout, workdir, has_transfer_set):
+def _check_opened(stdout, workdir, teacher):
     """Up to evaluation only code and the run's own files were opened."""
     [line] = [x for x in stdout.splitlines() if x.startswith("opened: ")]
     opened = json.loads(line.removeprefix("opened: "))
     own = [path for path in opened if path.startswith(str(workdir))]
-    if has_transfer_set:
-        assert any(path.endswith(".npy") or "shards" in path for path in own)
+    assert any(path.endswith(".npy") or "shards" in path for path in own)
     others = sorted(set(opened) - set(own))
-    assert any(path.endswith("mnist_lenet5.safetensors") for path in others)
+    assert any(path.endswith(teacher) for path in others)
     names = [os.path.basename(path) for path in others]
     names = [
         name for name in names if not re.fullmatch(r"python\d+\.zip|.*\.(py|pyc)", name)
