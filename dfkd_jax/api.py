@@ -27,7 +27,14 @@ from dfkd_jax import config as configs
 from dfkd_jax import config_files, pipeline
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
-from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError, did_you_mean
+from dfkd_jax.data import held_out
+from dfkd_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DfkdError,
+    did_you_mean,
+    shown,
+)
 from dfkd_jax.exporting import networks
 from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen
@@ -163,11 +170,13 @@ def inspect(
             that it takes minutes or hours.
         seed: Of the soft labels that are drawn.
     """
-    settings = configs.from_mapping(
-        configs.TargetsConfig, dict(targets or {}), "targets"
+    _check_network(teacher, "teacher")
+    targets = {} if targets is None else targets
+    settings = configs.parse(
+        {"kind": "distillation", "name": "inspect", "seed": seed, "targets": targets}
     )
-    layers, _ = inspection.choose_layers(settings, teacher, maps=maps)
-    return inspection.inspect(settings, teacher, layers, seed=seed)
+    layers, _ = inspection.choose_layers(settings.targets, teacher, maps=maps)
+    return inspection.inspect(settings.targets, teacher, layers, seed=settings.seed)
 
 
 def run(
@@ -191,6 +200,7 @@ def run(
     )
     if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
+    held_out.require(settings, held_out.preflight(settings.data))
     pipeline.run(settings, workdir, command=f"dfkd_jax.api.run {config}")
     return load(workdir, module=settings.student.module)
 
@@ -224,6 +234,7 @@ def distil(
     Raises:
         DfkdError: A setting, the disk or the numbers; see `errors`.
     """
+    _check_network(teacher, "teacher")
     workdir = places.path(workdir, source="workdir")
     if isinstance(student, str):
         network_of = {"network": student}
@@ -242,9 +253,9 @@ def distil(
             "seed": seed,
             "teacher": _of_description(teacher.description) | {"weights": TEACHER},
             "student": network_of,
-            "targets": dict(targets or {}),
-            "synthesis": dict(synthesis or {}),
-            "distillation": dict(distillation or {}),
+            "targets": {} if targets is None else targets,
+            "synthesis": {} if synthesis is None else synthesis,
+            "distillation": {} if distillation is None else distillation,
             "data": {"dataset": ""},
         },
     )
@@ -283,6 +294,12 @@ def evaluate(
     Raises:
         CheckpointError: The images are not what the network takes.
     """
+    _check_network(trained, "trained")
+    if teacher is not None:
+        _check_network(teacher, "teacher")
+        evaluation.check_reference(
+            trained.description, teacher.description, source="The teacher"
+        )
     shape = tuple(trained.description.image_shape)
     try:
         images, labels = arrays.labelled(
@@ -319,6 +336,7 @@ def export(
         ExportError: The format cannot hold the network, or its packages are missing.
         StorageError: The disk is full or refuses.
     """
+    _check_network(trained, "trained")
     path = places.path(path, source="path")
     format_name = format_name or path.suffix.removeprefix(".")
     if format_name not in networks.FORMATS:
@@ -342,6 +360,15 @@ def _of_description(description):
         place: description.network,
         "arguments": dict(description.arguments),
     }
+
+
+def _check_network(value, name):
+    """Raises ConfigError for what is no trained network."""
+    if not isinstance(value, TrainedNetwork):
+        raise ConfigError(
+            f"{name}={shown(value)}: expected a network, as api.network and api.load "
+            "return it."
+        )
 
 
 def _check_module(module):

@@ -390,8 +390,8 @@ class DataConfig:
     dataset: str = setting("mnist")
     file: str = setting("")
     split: str = setting("test", choices=("test", "validation"))
-    dir: str = setting("")
-    raw_dir: str = setting("")
+    dir: str = setting("", needs=("dataset", bool))
+    raw_dir: str = setting("", needs=("dataset", bool))
 
     @property
     def source(self) -> str:
@@ -405,6 +405,12 @@ class DataConfig:
             f"{path}.file",
             self.file,
             f'set {path}.dataset="" with a file of your own',
+        )
+        require(
+            bool(self.source) or self.split == "test",
+            f"{path}.split",
+            self.split,
+            f"no test set is named: set config.{path}.dataset or config.{path}.file",
         )
 
 

@@ -97,6 +97,26 @@ def check_task(description: Any, spec: Any, *, source: str, setting: str) -> Non
         )
 
 
+def check_reference(description: Any, other: Any, *, source: str) -> None:
+    """Raises CheckpointError where two networks cannot be asked about the same images.
+
+    Args:
+        description: Of the network that is evaluated; images are standardised for it.
+        other: Of the network that it is compared with.
+        source: What names the other one, for the message.
+    """
+    import numpy as np
+
+    for name in ("image_shape", "num_classes", "mean", "std"):
+        ours, theirs = (np.ravel(getattr(d, name)) for d in (description, other))
+        if not np.array_equal(ours, theirs):
+            raise CheckpointError(
+                f"{source} has {name} {theirs.tolist()}, and the network that is "
+                f"compared with it {ours.tolist()}: compare networks of the same "
+                "images and classes."
+            )
+
+
 def default_class_names(description: Any) -> tuple[str, ...]:
     """What a network's classes are called: by its data set, else by number."""
     from dfkd_jax.data import datasets
@@ -271,6 +291,9 @@ def main(argv: list[str]) -> int:
 
     if FLAGS.dataset:
         datasets.spec(FLAGS.dataset)
+    for name in ("dataset", "data_dir", "raw_dir"):
+        if FLAGS.data_file and FLAGS[name].value:
+            raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
 
     from dfkd_jax.runtime import files, parallel, progress
     from dfkd_jax.teachers import weights as teachers
@@ -291,11 +314,16 @@ def main(argv: list[str]) -> int:
             "--data_file=FILE.npz."
         )
     teacher, compared = FLAGS.teacher, None
+    if FLAGS.teacher_module and not (teacher or find_teacher(checkpoint)):
+        raise ConfigError("--teacher_module: there is no teacher; leave it out.")
     if teacher:
         _, compared = load_checkpoint(
             teachers.find(teacher),
             module=FLAGS.teacher_module,
             flag="--teacher_module",
+        )
+        check_reference(
+            description, compared.description, source=f"--teacher={teacher}"
         )
     elif teacher := find_teacher(checkpoint):
         try:

@@ -35,8 +35,7 @@ from absl import flags
 
 from dfkd_jax import command_line, config, config_files, limits
 from dfkd_jax.data import datasets, held_out
-from dfkd_jax.errors import DataUnavailableError
-from dfkd_jax.runtime import hosts, progress
+from dfkd_jax.runtime import hosts
 
 FLAGS = flags.FLAGS
 
@@ -59,13 +58,7 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.runtime import parallel
 
     command = "python -m dfkd_jax.main " + shlex.join(sys.argv[1:])
-    if settings.reads_real_data and not availability.obtainable:
-        raise DataUnavailableError(availability.message)
-    if not availability.obtainable:
-        progress.warn(
-            f"The held-out test set cannot be had: {availability.message} The student "
-            "will be made all the same and the exit status will be 3."
-        )
+    held_out.require(settings, availability)
     if isinstance(settings, config.TeacherTrainingConfig):
         spec = datasets.spec(settings.data.dataset)
         limits.check(

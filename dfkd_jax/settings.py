@@ -256,6 +256,8 @@ def _wrong_type(kind, text, path):
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
+    if type(value).__module__ == "numpy" and value.ndim == 0:
+        value = value.item()
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(

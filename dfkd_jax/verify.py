@@ -182,7 +182,9 @@ def _teacher(folder, identity, results, sources):
         yield Check(
             what="teacher",
             verdict=UNCHECKED,
-            detail=f"say --teacher_module={module} if you trust that code",
+            detail=f"say --teacher_module={module} if you trust that code"
+            if module
+            else "its network is of dfkd_jax: leave --teacher_module out",
         )
         return None
     if name not in teachers.shipped() and not pathlib.Path(name).expanduser().exists():
@@ -352,8 +354,9 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.data import datasets
     from dfkd_jax.runtime import parallel, progress
 
-    if FLAGS.dataset and FLAGS.data_file:
-        raise ConfigError("--dataset and --data_file: give one of them.")
+    for name in ("dataset", "data_dir", "raw_dir"):
+        if FLAGS.data_file and FLAGS[name].value:
+            raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
     if FLAGS.dataset:
         datasets.spec(FLAGS.dataset)
     sources = Sources(

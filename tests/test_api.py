@@ -133,6 +133,13 @@ def test_a_network_with_a_function_of_ones_own(tmp_path):
         ({"distillation": {"batch_size": 7}}, ['distillation["batch_size"]=7']),
         ({"student": "lenet6"}, ["student='lenet6'", "lenet5"]),
         ({"seed": "x"}, ["seed='x'"]),
+        ({"seed": np.int64(-1)}, ["seed=-1", "from 0"]),
+        ({"synthesis": 3}, ["synthesis=3", "a group of settings"]),
+        ({"targets": [1]}, ["targets=[1]", "a group of settings"]),
+        (
+            {"distillation": {"momentum": 0.5}},
+            ['distillation["momentum"]=0.5', "no eff"],
+        ),
     ],
 )
 def test_settings_are_called_as_in_python(tmp_path, changes, phrases):
@@ -144,6 +151,52 @@ def test_settings_are_called_as_in_python(tmp_path, changes, phrases):
     assert "config." not in message
     assert "--" not in message
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("value", [None, 3, "mnist_lenet5", Net(), Net])
+def test_what_is_no_trained_network(value, tmp_path):
+    images, labels = np.full((1, *SHAPE), 255, np.uint8), [0]
+    for call in (
+        lambda: api.distil(value, Net(), workdir=tmp_path / "run"),
+        lambda: api.inspect(value),
+        lambda: api.export(value, tmp_path / "w.onnx"),
+        lambda: api.evaluate(value, images, labels),
+        lambda: api.evaluate(make(), images, labels, teacher=value or 0),
+    ):
+        with pytest.raises(ConfigError, match=r"expected a network, as api\.network"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_of_other_images():
+    """Images are standardised for one of both: compared with, it would be wrong."""
+    images, labels = np.full((2, *SHAPE), 255, np.uint8), [0, 1]
+    ours = make()
+    assert api.evaluate(ours, images, labels, teacher=make())["agreement_with_teacher"]
+    for changes in ({"mean": 0.4}, {"std": 0.5}):
+        other = api.network(Net(), ours.variables, **(IMAGES | changes))
+        with pytest.raises(CheckpointError, match=f"teacher has {next(iter(changes))}"):
+            api.evaluate(ours, images, labels, teacher=other)
+    with pytest.raises(CheckpointError, match="teacher has image_shape"):
+        api.evaluate(ours, images, labels, teacher=api.load("mnist_lenet5"))
+
+
+def test_inspection_takes_what_has_an_effect():
+    with pytest.raises(ConfigError, match=r'targets\["sigma"\]=3.0 has no effect'):
+        api.inspect(make(), targets={"distribution": "one_hot", "sigma": 3.0})
+    for seed in ("x", -1, 2**40):
+        with pytest.raises(ConfigError, match="seed="):
+            api.inspect(make(), seed=seed)
+
+
+def test_a_test_set_that_is_not_there_is_missed_before_work(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.file=.*no such file"):
+        api.run(
+            "configs/mnist.py:smoke",
+            workdir=tmp_path / "run",
+            data={"dataset": "", "file": str(tmp_path / "no.npz")},
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_knows_what_its_networks_compute(tmp_path):

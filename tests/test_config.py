@@ -364,6 +364,17 @@ STORED = {
             ["config.teacher.std=(0.0,)", "above 0"],
         ),
         (
+            {"data.dataset": "", "data.split": "validation"},
+            ["config.data.split='validation'", "no test set is named"],
+        ),
+        *(
+            (
+                {"data.dataset": "", "data.file": "test.npz", f"data.{key}": "x"},
+                [f"config.data.{key}='x' has no effect with config.data.dataset=''"],
+            )
+            for key in ("dir", "raw_dir")
+        ),
+        (
             {"data.file": "test.npz"},
             ["config.data.file='test.npz'", 'data.dataset=""'],
         ),

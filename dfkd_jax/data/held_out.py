@@ -11,7 +11,7 @@ import numpy as np
 
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.errors import CheckpointError, ConfigError, DataUnavailableError
-from dfkd_jax.runtime import arrays
+from dfkd_jax.runtime import arrays, progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,26 @@ def preflight(settings: Any) -> tfds.Availability:
         return tfds.Availability(True, True, "No test set is asked for.")
     return tfds.preflight(
         settings.dataset, data_dir=settings.dir, raw_dir=settings.raw_dir
+    )
+
+
+def require(config: Any, availability: tfds.Availability) -> None:
+    """Before work starts: says that there is no test set, where one is asked for.
+
+    Args:
+        config: Of the run.
+        availability: What `preflight` found.
+
+    Raises:
+        DataUnavailableError: The run learns from real data, and cannot have it.
+    """
+    if availability.obtainable:
+        return
+    if config.reads_real_data:
+        raise DataUnavailableError(availability.message)
+    progress.warn(
+        f"The held-out test set cannot be had: {availability.message} The student "
+        "will be made all the same and the exit status will be 3."
     )
 
 

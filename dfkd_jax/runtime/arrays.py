@@ -201,6 +201,8 @@ def _array(value, name):
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} are no array ({error})") from error
+    if np.ma.is_masked(value):
+        raise ValueError(f"some {name} are masked: leave these examples out")
     if array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
     if array.dtype.hasobject:

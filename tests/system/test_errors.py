@@ -432,6 +432,16 @@ def test_full_disk(lab, finished_workdir, tmp_path, size, stage):
             ["--checkpoint={run}", "--teacher=mnist_lenet"],
             ["'mnist_lenet'", '"mnist_lenet5"'],
         ),
+        (
+            2,
+            ["--checkpoint={run}", "--data_file=x.npz", "--dataset=mnist"],
+            ["--dataset has no effect with --data_file"],
+        ),
+        (
+            2,
+            ["--checkpoint=mnist_lenet5", "--teacher_module=nets:Net"],
+            ["--teacher_module", "no teacher"],
+        ),
         (3, ["--checkpoint={run}", "--data_dir={empty}"], []),
         (3, ["--checkpoint={run}/student", "--data_dir={empty}"], []),
         (3, ["--checkpoint={run}/student/15", "--data_dir={empty}"], []),

@@ -182,7 +182,7 @@ def test_errors_come_before_anything_starts(lab, settings, tmp_path):
     assert "split" in lines[6]
     assert "--seeds=0,1,2" in lines[7]
     assert "no_such.npz: no such file" in lines[8]
-    assert "names no data set" in lines[9]
+    assert "no test set is named: set config.data.dataset" in lines[9]
     assert "The validation set cannot be had" in lines[10]
     assert not workdir.exists()
 

@@ -347,10 +347,12 @@ def test_teacher_training(lab, tmp_path):
 
 
 def test_flags_that_are_wrong(lab, workdir):
-    (none, line), (unknown, suggestion) = lab.errors(
+    (none, line), (unknown, suggestion), (idle, reason) = lab.errors(
         lab.runner.start("verify"),
         lab.runner.start("verify", workdir, "--dataset=mnits"),
+        lab.runner.start("verify", workdir, "--data_file=x.npz", "--raw_dir=x"),
     )
-    assert (none, unknown) == (2, 2)
+    assert (none, unknown, idle) == (2, 2, 2)
+    assert "--raw_dir has no effect with --data_file" in reason
     assert "Name a work directory" in line
     assert 'Did you mean "mnist"' in suggestion

@@ -82,7 +82,9 @@ class Lab:
     ) -> list[str]:
         """Of `main`; `synthesis__num_images=…` changes a setting."""
         changes = {key.replace("__", "."): value for key, value in changes.items()}
-        settings = {"data.dir": self.empty} | tiny(variant) | self.settings | changes
+        settings = tiny(variant) | self.settings | changes
+        if self.done and settings.get("data.dataset") != "":  # One is named.
+            settings = {"data.dir": self.empty} | settings
         return [
             f"--config={self.config}:{variant}",
             f"--workdir={workdir}",
