@@ -857,7 +857,11 @@ def _traced(function, tree, avals):
 
 def _kept(cached, function, *arguments):
     """What `cached` makes, which may say that it must not be kept."""
-    context = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
+    context = (
+        jax.config.jax_default_matmul_precision,
+        jax.config.jax_enable_x64,
+        jax.sharding.get_abstract_mesh(),  # A trace under one pmap is none of another.
+    )
     try:
         hash(function)
     except TypeError:

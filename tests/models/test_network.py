@@ -8,7 +8,7 @@ from flax import linen as nn
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen, penultimate
-from dfkd_jax.runtime import admission
+from dfkd_jax.runtime import admission, parallel
 
 SHAPE = (8, 6, 2)
 KEY = jax.random.key(0)
@@ -44,6 +44,27 @@ def case(name):
         images,
         variables | ({"batch_stats": statistics} if statistics else {}),
     )
+
+
+def test_a_trace_under_one_pmap_is_none_of_another():
+    """As where a batch of the student is as large as one of pseudo samples."""
+    module, images, variables = case("SmallCnn")
+    model = Linen(module)
+
+    def apart(state, variables, images, key):
+        return state, model.logits(variables, images)
+
+    def together(state, variables, images, key):
+        return state, parallel.mean(model.logits(variables, images).mean(0))
+
+    count = parallel.device_count()
+    batch = parallel.split(np.repeat(np.asarray(images), count, 0))
+    constants, key = parallel.replicate((variables, KEY))
+    each = parallel.put_split(np.zeros(count))
+    logits = parallel.batch_parallel(apart)(each, constants, batch, key)[1]
+    whole = parallel.replicate(jnp.zeros(()))
+    mean = parallel.data_parallel(together)(whole, constants, batch, key)[1]
+    np.testing.assert_allclose(mean, np.asarray(logits).mean((0, 1)), 1e-4, 1e-5)
 
 
 @pytest.mark.parametrize(
