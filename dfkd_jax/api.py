@@ -27,7 +27,7 @@ from dfkd_jax import config as configs
 from dfkd_jax import config_files, pipeline
 from dfkd_jax import evaluate as evaluation
 from dfkd_jax import inspect as inspection
-from dfkd_jax.data import held_out
+from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import (
     CheckpointError,
     ConfigError,
@@ -128,6 +128,13 @@ def network(
         Linen(module), description.image_shape, network=description.network
     )
     description = dataclasses.replace(description, num_classes=num_classes)
+    if dataset in datasets.NAMES:
+        evaluation.check_task(
+            description,
+            datasets.spec(dataset),
+            source=f"The network {description.network!r}",
+            setting="dataset",
+        )
     found = admission.admit(Linen(module), variables, description, source="variables")
     admission.check_teacher(found, source="variables")
     return found

@@ -209,9 +209,7 @@ class SynthesisConfig:
     )
     pixel_bounds: str = setting("sigmoid", choices=("sigmoid", "rescale", "none"))
     init: str = setting("shapes", choices=("shapes", "normal", "uniform"))
-    init_scale: float = setting(
-        0.3, **_WEIGHT, needs=("init", partial(ne, "shapes"))
-    )
+    init_scale: float = setting(0.3, **_WEIGHT, needs=("init", partial(ne, "shapes")))
     total_variation: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
     l2: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
     batch_norm: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)

@@ -47,6 +47,7 @@ def make(module=None):
         ({"mean": 127.5, "std": 63.75}, r"divide by 255: \(0.5,\) and \(0.25,\)"),
         ({"std": 0}, "std must be above 0"),
         ({"std": -1}, "std must be above 0"),
+        ({"std": 1e-30}, "std must be above 0"),
         ({"std": np.nan}, "finite"),
         ({"mean": np.inf}, "finite"),
         ({"mean": "x"}, "mean='x'"),
@@ -64,6 +65,19 @@ def test_what_is_said_of_the_images(changes, phrase):
     teacher = make()
     with pytest.raises(ConfigError, match=phrase):
         api.network(teacher.model.module, teacher.variables, **(IMAGES | changes))
+
+
+def test_a_data_set_of_other_images():
+    """Its classes would have been called by the names of that one's."""
+    teacher = make()
+    with pytest.raises(CheckpointError, match=r"into 3 classes; mnist has .*dataset"):
+        api.network(
+            teacher.module, teacher.variables, **(IMAGES | {"dataset": "mnist"})
+        )
+    own = api.network(
+        teacher.module, teacher.variables, **(IMAGES | {"dataset": "mine"})
+    )
+    assert own.description.dataset == "mine"
 
 
 def test_numbers_of_any_kind():

@@ -648,6 +648,7 @@ class Graph:
             if (
                 var is out
                 or var.aval.shape != out.aval.shape
+                or not jnp.issubdtype(var.aval.dtype, jnp.floating)
                 or var not in self._of_images
                 or not self._is_cut(var)
             ):

@@ -155,7 +155,7 @@ def create(
     fields = {key: _named(value, kinds[key]) for key, value in fields.items()}
     try:
         return found(**fields)
-    except (TypeError, ValueError) as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"Network {name!r} cannot be made of the arguments {fields} ({error}): set "
             "its fields in arguments, or give the module itself in Python."
@@ -167,10 +167,13 @@ def _import(path):
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # Anybody's code may raise anything.
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        reason = kind + " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{path!r} cannot be imported ({error}): write package.module:Class of "
-            "something that is installed or lies in the current folder."
+            f"{path!r} cannot be imported ({reason}): "
+            "write package.module:Class of something that is installed or lies in the "
+            "current folder."
         ) from error
     from flax import linen as nn
 

@@ -73,12 +73,17 @@ def admit(
 def check_teacher(teacher: TrainedNetwork, *, source: str) -> None:
     """Raises CheckpointError where a network's outputs are no logits of images.
 
-    They are constant, or probabilities: these stay within 0 and 1 even where images or
+    They are not finite, constant, or probabilities: these stay within 0 and 1 even where images or
     parameters are a hundred times as large, which no logits do.
     """
     images = fixed_images(teacher.description.image_shape)
     outputs = teacher.answers(images)
-    if np.isfinite(outputs).all() and (outputs == outputs[:1]).all():
+    if not np.isfinite(outputs).all():
+        raise CheckpointError(
+            f"{source}: the network {teacher.description.network!r} answers with NaN "
+            "or infinity: name weights that were trained, of this very network."
+        )
+    if (outputs == outputs[:1]).all():
         raise CheckpointError(
             f"{source}: the network {teacher.description.network!r} gives the same "
             "logits for every image, as untrained or emptied weights do: name weights "
@@ -125,6 +130,11 @@ def trace(model: Model, image_shape: Sequence[int], *, network: str) -> tuple[An
             f"Network {network!r} returns {found or type(logits).__name__} for two "
             "images instead of logits (2, classes)."
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise CheckpointError(
+            f"Network {network!r} returns {logits.dtype} instead of logits, which are "
+            "floats: return what its last layer says."
+        )
     if found[1] < 2:
         raise CheckpointError(
             f"Network {network!r} returns one logit, expected one per class: for two "
@@ -168,7 +178,7 @@ def _explained(network, shape):
     """What a network raises as one error of ours."""
     try:
         yield
-    except Exception as error:  # Anybody's network may raise anything.
+    except (Exception, SystemExit) as error:  # Anybody's network may raise anything.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         remedy = "Check its arguments and the images' shape."
         if "missing" in reason[0] or isinstance(error, _MODE_ERRORS):

@@ -11,6 +11,7 @@ from dfkd_jax.errors import CheckpointError
 
 MOST_CLASSES = 1_000_000
 MOST_PIXELS = 2**28  # Numbers in an image.
+MIN_STD = 1e-6  # Images that differ by less are one shade; float32 has no more digits.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def pixels_problem(mean: Sequence[Any], std: Sequence[Any], *, channels: int) ->
     numbers = (*mean, *std)
     if not all(type(x) in (int, float) and abs(x) < 1e9 for x in numbers):
         return "mean and std must be finite numbers"
-    if min(std) <= 0:
+    if min(std) < MIN_STD:
         return f"std must be above 0, got {tuple(std)}"
     if min(mean) >= 0 and max(mean) <= 1 and max(std) <= 1:
         return ""

@@ -311,7 +311,7 @@ def as_float32(variables: Any, *, source: str) -> dict[str, Any]:
 
     def convert(leaf):
         array = np.asarray(leaf)
-        if array.dtype.kind not in "biufV":
+        if array.dtype.kind not in "biufV" or np.ma.is_masked(leaf):
             raise TypeError(f"it holds a {type(leaf).__name__}")
         with np.errstate(over="ignore"):  # Found out by `check_finite`.
             return array.astype(np.float32) if _is_float(array) else array

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dfkd_jax.errors import ConfigError
+from dfkd_jax.errors import CheckpointError, ConfigError
 from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen, penultimate
 from dfkd_jax.runtime import admission, parallel
@@ -406,3 +406,35 @@ def test_networks_that_cannot_be_created(name, arguments, parts):
         registry.create(name, num_classes=10, arguments=arguments)
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("x = (", "SyntaxError"),
+        ("import no_such_package", "No module named"),
+        ("raise Exception('a\\nb' * 500)", "Exception: a b"),
+        ("\0", "null bytes"),
+    ],
+)
+def test_a_module_that_fails_is_no_end_of_the_program(
+    tmp_path, monkeypatch, code, part
+):
+    (tmp_path / "net_that_fails.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        registry.create("net_that_fails:Net")
+    assert part in str(error.value)
+    assert "cannot be imported" in str(error.value)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_a_network_that_ends_the_program():
+    class Ends(custom_nets.Toy):
+        def setup(self):
+            raise SystemExit(0)
+
+    with pytest.raises(CheckpointError, match="cannot be called"):
+        admission.trace(Linen(Ends()), SHAPE, network="ends")

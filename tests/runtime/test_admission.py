@@ -249,8 +249,9 @@ def test_a_collection_that_is_none_is_none():
         (lambda leaf: "text", "holds a str"),
         (lambda leaf: [leaf], "instead of"),
         (lambda leaf: leaf[..., :1], "instead of"),
+        (lambda leaf: np.ma.masked_less(leaf, 0.1), "holds a MaskedArray"),
     ],
-    ids=["int8", "bool", "nan", "complex", "text", "list", "shape"],
+    ids=["int8", "bool", "nan", "complex", "text", "list", "shape", "masked"],
 )
 def test_variables_that_are_none(change, phrase):
     variables = jax.tree.map(lambda leaf: change(np.asarray(leaf)), start(Net()))
@@ -281,8 +282,18 @@ def test_extra_tensors_are_named():
         (nn.sigmoid, "sigmoid"),
         (nn.hard_sigmoid, "sigmoid"),
         (lambda z: jnp.round(nn.softmax(z)), "softmax"),
+        (lambda z: nn.softmax(z) ** 2, "sigmoid"),
+        (lambda z: jax.nn.one_hot(z.argmax(-1), 3), "softmax"),
     ],
-    ids=["softmax", "tempered", "sigmoid", "hard sigmoid", "one-hot"],
+    ids=[
+        "softmax",
+        "tempered",
+        "sigmoid",
+        "hard sigmoid",
+        "rounded",
+        "squared",
+        "one-hot",
+    ],
 )
 def test_probabilities_are_refused(end, phrase):
     with pytest.raises(CheckpointError, match=f"it ends in a {phrase}"):
@@ -302,6 +313,12 @@ def test_probabilities_are_refused(end, phrase):
 )
 def test_logits_are_taken(end):
     admission.check_teacher(admit(Net(end=end)), source="The file")
+
+
+@pytest.mark.parametrize("end", [jnp.sqrt, jnp.log, lambda z: z / 0])
+def test_answers_that_are_no_numbers(end):
+    with pytest.raises(CheckpointError, match="answers with NaN or infinity"):
+        admission.check_teacher(admit(Net(end=end)), source="The file")
 
 
 @pytest.mark.parametrize("factor", [0.0, -0.0])
@@ -328,8 +345,20 @@ class NoParameters(nn.Module):
         (Net(end=lambda z: (z, z)), "instead of logits"),
         (Net(end=lambda z: z[:1]), "instead of logits"),
         (Net(end=lambda z: {"logits": z}), "returns dict"),
+        (Net(end=lambda z: (9 * z).astype(jnp.int32)), "returns int32"),
+        (Net(end=lambda z: z > 0), "returns bool"),
+        (Net(end=lambda z: z + 1j), "returns complex64"),
     ],
-    ids=["one logit", "no parameters", "tuple", "one row", "dict"],
+    ids=[
+        "one logit",
+        "no parameters",
+        "tuple",
+        "one row",
+        "dict",
+        "int",
+        "bool",
+        "complex",
+    ],
 )
 def test_outputs_that_are_no_logits(module, phrase):
     with pytest.raises(CheckpointError, match=phrase):
