@@ -406,6 +406,13 @@ def test_inspection_from_python(teacher):
         api.inspect(teacher, targets={"sigmas": 3})
 
 
+def test_inspection_says_what_our_networks_are(lab):
+    """One of another kind would be read as one of them, under the same names."""
+    command = lab.runner.start("inspect", "--config=configs/mnist.py:smoke")
+    assert command.wait() == 0, command.stderr
+    assert "lenet5 of this package: ReLU and max pooling" in command.stdout
+
+
 def test_inspection_of_a_large_network(teacher, monkeypatch):
     """Feature maps are passed over, unless they are asked for."""
     monkeypatch.setattr(inspect, "LARGE", 1.0)
