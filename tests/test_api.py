@@ -71,12 +71,8 @@ def test_a_data_set_of_other_images():
     """Its classes would have been called by the names of that one's."""
     teacher = make()
     with pytest.raises(CheckpointError, match=r"into 3 classes; mnist has .*dataset"):
-        api.network(
-            teacher.module, teacher.variables, **(IMAGES | {"dataset": "mnist"})
-        )
-    own = api.network(
-        teacher.module, teacher.variables, **(IMAGES | {"dataset": "mine"})
-    )
+        api.network(Net(), teacher.variables, **(IMAGES | {"dataset": "mnist"}))
+    own = api.network(Net(), teacher.variables, **(IMAGES | {"dataset": "mine"}))
     assert own.description.dataset == "mine"
 
 

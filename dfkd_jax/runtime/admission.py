@@ -73,8 +73,8 @@ def admit(
 def check_teacher(teacher: TrainedNetwork, *, source: str) -> None:
     """Raises CheckpointError where a network's outputs are no logits of images.
 
-    They are not finite, constant, or probabilities: these stay within 0 and 1 even where images or
-    parameters are a hundred times as large, which no logits do.
+    They are not finite, constant, or probabilities: these stay within 0 and 1 even
+    where images or parameters are a hundred times as large, which no logits do.
     """
     images = fixed_images(teacher.description.image_shape)
     outputs = teacher.answers(images)
