@@ -269,12 +269,14 @@ def _noise(config: ConfigDict) -> None:
     """White noise with the teacher's answers about it; a student from scratch."""
     _targets(config.targets)
     _distillation(config)
-    config.synthesis.num_images = 40_000
-    config.synthesis.num_steps = 0
-    config.synthesis.grid_factors = (1,)
-    config.synthesis.pixel_bounds = "none"
-    config.synthesis.init = "normal"  # The kind of noise is inferred.
-    config.synthesis.init_scale = 1.0
+    # Of no steps, most says nothing.
+    synthesis = config.synthesis = default_config().synthesis
+    synthesis.num_images = 40_000
+    synthesis.num_steps = 0
+    synthesis.grid_factors = (1,)
+    synthesis.pixel_bounds = "none"
+    synthesis.init = "normal"  # The kind of noise is inferred.
+    synthesis.init_scale = 1.0
 
 
 def _dafl(config: ConfigDict) -> None:
