@@ -246,8 +246,8 @@ class SynthesisConfig:
                 self.pixel_bounds == "sigmoid" and self.grid_factors[-1] == 1,
                 f"{path}.init",
                 self.init,
-                f'with it {path}.pixel_bounds must be "sigmoid" and the last of '
-                f"{path}.grid_factors 1",
+                f'set {path}.pixel_bounds="sigmoid" and let {path}.grid_factors end '
+                f"with 1, or set {path}.init='normal'",
             )
         if self.pixel_bounds == "rescale":
             require(

@@ -138,7 +138,7 @@ def test_a_network_with_a_function_of_ones_own(tmp_path):
     [
         ({"synthesis": {"num_images": 3, "images_per_device": 2}}, ['synthesis["num']),
         ({"synthesis": {"num_imagess": 3}}, ['synthesis["num_imagess"]', "num_images"]),
-        ({"targets": {"sigma": 0.0}}, ['targets["sigma"]=0.0']),
+        ({"targets": {"sigma": -1.0}}, ['targets["sigma"]=-1.0']),
         ({"targets": {"feature_layer": "x"}}, ["targets[\"feature_layer\"]='x'"]),
         ({"distillation": {"batch_size": 7}}, ['distillation["batch_size"]=7']),
         ({"student": "lenet6"}, ["student='lenet6'", "lenet5"]),

@@ -142,9 +142,8 @@ RANGES = {
             ],
         },
         ABOVE_ZERO: {
-            "targets": ["sigma"],
-            "synthesis": ["learning_rate", "temperature"],
-            "distillation": ["learning_rate", "temperature"],
+            "synthesis": ["learning_rate"],
+            "distillation": ["learning_rate"],
         },
         NOT_NEGATIVE: {
             "synthesis": [
@@ -161,7 +160,7 @@ RANGES = {
             ],
         },
         UNIT: {
-            "synthesis": ["flip"],
+            "synthesis": ["flip", "unoptimized"],
             "distillation": [
                 "class_balance",
                 "mixup",
@@ -254,6 +253,9 @@ def test_values_out_of_range(kind, path, value, message):
         ("targets.betas", (), "name at least one"),
         ("targets.betas", (1.0, 0.0), "each must be above 0"),
         ("distillation.warmup_steps", -1, "0 or more"),
+        ("targets.sigma", -1.0, "from 0 to 1,000,000"),
+        ("synthesis.temperature", -1.0, "from 0 to 10,000"),
+        ("distillation.temperature", -1.0, "from 0 to 10,000"),
         *((f"distillation.{key}", -1.0, "from 0 to 10") for key in EXTENTS),
         *((f"distillation.{key}", 1e5, "from 0 to 16,384") for key in PIXELS),
         ("cpu_devices", -1, "from 0 to 1,024"),
@@ -294,6 +296,7 @@ def test_unknown_choice_is_named_with_the_closest(path, value, choice):
     )
 
 
+RESCALED = {"synthesis.pixel_bounds": "rescale", "synthesis.init": "uniform"}
 STORED = {
     "distillation.labels": "stored",
     "distillation.loss": "hinton",
@@ -311,7 +314,7 @@ STORED = {
         ),
         (
             {"synthesis.num_steps": 75},
-            ["config.synthesis.num_steps=75", "synthesis.steps_per_call=50"],
+            ["config.synthesis.num_steps=75", "synthesis.steps_per_call=20"],
         ),
         (
             {"distillation.warmup_steps": 500, "distillation.num_steps": 500},
@@ -330,8 +333,18 @@ STORED = {
             ["mixed samples have no stored label"],
         ),
         (
-            {"synthesis.pixel_bounds": "rescale"},
+            RESCALED | {"synthesis.grid_factors": (4, 2, 1)},
             ["config.synthesis.grid_factors=(4, 2, 1)", "it must be (1,)"],
+        ),
+        *(
+            (
+                {f"synthesis.{key}": value},
+                ["config.synthesis.init='shapes'", f"synthesis.{key}", "init='normal'"],
+            )
+            for key, value in {
+                "pixel_bounds": "none",
+                "grid_factors": (4, 2),
+            }.items()
         ),
         (
             {"teacher.weights": ""},
@@ -398,7 +411,7 @@ def test_settings_that_clash(changes, parts):
         {"distillation.mixup": 0.5, "distillation.cutmix": 0.5},
         {"distillation.warmup_steps": 0, "distillation.num_steps": 1},
         {"synthesis.num_steps": 0},
-        {"synthesis.pixel_bounds": "rescale", "synthesis.grid_factors": (1,)},
+        RESCALED,
         {"synthesis.activation_weight": -0.1, "synthesis.init": "shapes"},
     ],
 )
