@@ -21,8 +21,10 @@ REPOSITORY = command_runner.REPOSITORY
 FILES = sorted(
     str(path.relative_to(REPOSITORY))
     for path in (REPOSITORY / "configs").rglob("*.py")
-    if path.name != "__init__.py"
+    if path.name != "__init__.py" and path.parent.name != "zoo"
 )
+ZOO = "configs/zoo/zoo.py"
+TEACHERS = runpy.run_path(str(REPOSITORY / ZOO))["TEACHERS"]
 
 
 def _variants(file):
@@ -52,6 +54,22 @@ def test_config_is_valid(file, variant):
     if not is_teacher:
         for asked in (settings.teacher, settings.student):
             registry.create(asked.name, arguments=asked.arguments)
+
+
+@pytest.mark.parametrize("variant", TEACHERS)
+def test_the_zoo_has_one_recipe(variant):
+    settings = _config(ZOO, variant)
+    own = config.ExperimentConfig(name="own")
+    for group in ("targets", "synthesis", "distillation"):
+        assert getattr(settings, group) == getattr(own, group)
+    for asked in (settings.teacher, settings.student):
+        registry.create(asked.name, arguments=asked.arguments)
+
+
+def test_half_of_the_zoo_is_judged_on():
+    parts = [teacher.part for teacher in TEACHERS.values()]
+    assert sorted(set(parts)) == ["chosen", "judged"]
+    assert abs(parts.count("chosen") - parts.count("judged")) <= 2
 
 
 @pytest.mark.parametrize("file", FILES)
