@@ -1,9 +1,9 @@
-"""The same from Python, for notebooks and programs: a teacher in, a student out.
+"""From Python, for notebooks and programs: a teacher in, a student out.
 
-    from dfkd_jax import api
+    from dfkd_jax import distill, from_torch
 
-    teacher = api.network(net, variables, image_shape=(8, 8, 1), mean=0.5, std=0.5)
-    student = api.distil(teacher, SmallNet(), workdir="runs/digits")
+    teacher = from_torch(net, image_shape=(28, 28, 1), mean=0.13, std=0.31)
+    student = distill(teacher, SmallNet())
     student.predict(images)
     student.save("student.safetensors")
 
@@ -17,16 +17,14 @@ import dataclasses
 import operator
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
 
 from dfkd_jax import config as configs
-from dfkd_jax import config_files, pipeline
-from dfkd_jax import evaluate as evaluation
-from dfkd_jax import inspect as inspection
+from dfkd_jax import config_files, evaluation, inspection, pipeline
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import (
     CheckpointError,
@@ -36,9 +34,10 @@ from dfkd_jax.errors import (
     shown,
 )
 from dfkd_jax.exporting import networks
-from dfkd_jax.models import registry
-from dfkd_jax.models.network import Linen
+from dfkd_jax.models import adapters
+from dfkd_jax.models.adapters.function import Function
 from dfkd_jax.runtime import admission, arrays, descriptions, parallel, places
+from dfkd_jax.runtime import progress as progress_bars
 from dfkd_jax.runtime.trained import TrainedNetwork
 
 TEACHER = "teacher.safetensors"
@@ -79,32 +78,146 @@ def _in_python() -> Iterator[None]:
 
 
 @_in_python()
-def network(
-    module: nn.Module,
+def from_linen(
+    module: Any,
     variables: Any,
     *,
     image_shape: Sequence[int],
     mean: float | Sequence[float],
     std: float | Sequence[float],
     dataset: str = "",
+    logits: str | int = "",
 ) -> TrainedNetwork:
-    """A trained linen classifier of your own, as a teacher or to be evaluated.
+    """A trained classifier of your own, as a teacher or to be evaluated.
 
     Args:
-        module: Takes standardised images `[batch, height, width, channels]`, returns
-            logits `[batch, classes]`.
+        module: A linen module; takes normalized images `[batch, height, width,
+            channels]`, returns logits `[batch, classes]`.
         variables: `{"params": …}` and, where there is BatchNorm, `"batch_stats"`.
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels), wherever the framework has its channels.
         mean: Of the pixels from 0 to 1, one number or one a channel: the network gets
             (pixels - mean) / std.
-        std: Likewise.
+        std: The same of the standard deviation.
         dataset: What it classifies, if that has a name here ("mnist", …).
+        logits: Name or index of the logits, where it returns several things. A softmax
+            at the end is cut off; a single sigmoid is two classes.
 
     Raises:
-        CheckpointError: The variables do not fit the module or hold NaN, or the module
-            does not take such images or returns no logits.
+        ConfigError: It is no such network, or there are no such images.
+        CheckpointError: The variables do not fit the network or hold NaN, or it does
+            not take such images or returns no logits.
     """
-    _check_module(module)
+    return _network("linen", module, variables, image_shape, mean, std, dataset, logits)
+
+
+@_in_python()
+def from_nnx(
+    module: Any,
+    *,
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dataset: str = "",
+    logits: str | int = "",
+) -> TrainedNetwork:
+    """A trained NNX module; otherwise as `from_linen`."""
+    return _network("nnx", module, None, image_shape, mean, std, dataset, logits)
+
+
+@_in_python()
+def from_equinox(
+    module: Any,
+    state: Any = None,
+    *,
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dataset: str = "",
+    logits: str | int = "",
+) -> TrainedNetwork:
+    """A trained Equinox module of one image, channels first; else as `from_linen`.
+
+    Args:
+        module: Called in inference mode, without a key.
+        state: What `equinox.nn.make_with_state` returned with it, trained too.
+        image_shape: (height, width, channels).
+        mean: See `from_linen`.
+        std: See `from_linen`.
+        dataset: See `from_linen`.
+        logits: See `from_linen`.
+    """
+    pair = module if state is None else (module, state)
+    return _network("equinox", pair, None, image_shape, mean, std, dataset, logits)
+
+
+@_in_python()
+def from_keras(
+    model: Any,
+    *,
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dataset: str = "",
+    logits: str | int = "",
+) -> TrainedNetwork:
+    """A trained Keras 3 model, computing with JAX; otherwise as `from_linen`."""
+    return _network("keras", model, None, image_shape, mean, std, dataset, logits)
+
+
+@_in_python()
+def from_torch(
+    module: Any,
+    *,
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dataset: str = "",
+    logits: str | int = "",
+) -> TrainedNetwork:
+    """A trained PyTorch module of images, channels first; else as `from_linen`."""
+    return _network("torch", module, None, image_shape, mean, std, dataset, logits)
+
+
+@_in_python()
+def from_function(
+    function: Callable[[Any, Any], Any],
+    params: Any,
+    *,
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dataset: str = "",
+    logits: str | int = "",
+) -> TrainedNetwork:
+    """Any pure `function(params, images) -> logits` of JAX; else as `from_linen`.
+
+    Args:
+        function: In evaluation mode; its images have their channels last.
+        params: A tree of arrays.
+        image_shape: (height, width, channels).
+        mean: See `from_linen`.
+        std: See `from_linen`.
+        dataset: See `from_linen`.
+        logits: See `from_linen`.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    model = Function(function, params, source=f"The function {name}")
+    return _admitted(model, model.variables, image_shape, mean, std, dataset, logits)
+
+
+def _network(framework, live, variables, image_shape, mean, std, dataset, logits):
+    found = adapters.framework_of(live)
+    if found != framework and not isinstance(live, type):
+        kind = type(live).__name__
+        raise ConfigError(
+            f"from_{framework} takes a live network of {framework}, got a {kind}"
+            + (f": give it to from_{found}." if found else ".")
+        )
+    model, variables = adapters.adapt(live, variables)
+    return _admitted(model, variables, image_shape, mean, std, dataset, logits)
+
+
+def _admitted(model, variables, image_shape, mean, std, dataset, logits):
     try:
         shape = tuple(map(operator.index, image_shape))
         means, stds = (_per_channel(value, shape[-1]) for value in (mean, std))
@@ -113,20 +226,27 @@ def network(
             f"image_shape={image_shape!r}, mean={mean!r}, std={std!r}: expected "
             "(height, width, channels), and a number or one per channel."
         ) from error
+    if len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 4:
+        raise ConfigError(
+            f"image_shape={shape} has its channels first: give "
+            f"{(*shape[1:], shape[0])}, (height, width, channels)."
+        )
     description = descriptions.Description(
-        network=registry.name_of(module),
+        network=model.name,
         num_classes=2,  # Not known yet.
         image_shape=shape,
         mean=means,
         std=stds,
         dataset=dataset,
-        arguments=registry.arguments_of(module),
+        arguments=model.arguments,
+        output=str(logits),
     )
     if problem := descriptions.problem_of(description):
         raise ConfigError(f"This network cannot be: {problem}.")
-    _, num_classes = admission.trace(
-        Linen(module), description.image_shape, network=description.network
+    model = admission.finished(
+        model, shape, network=model.name, output=description.output
     )
+    _, num_classes = admission.trace(model, shape, network=model.name)
     description = dataclasses.replace(description, num_classes=num_classes)
     if dataset in datasets.NAMES:
         evaluation.check_task(
@@ -135,27 +255,27 @@ def network(
             source=f"The network {description.network!r}",
             setting="dataset",
         )
-    found = admission.admit(Linen(module), variables, description, source="variables")
+    found = admission.admit(model, variables, description, source="variables")
     admission.check_teacher(found, source="variables")
     return found
 
 
 @_in_python()
 def load(
-    weights_or_checkpoint: str | pathlib.Path, *, module: nn.Module | str = ""
+    weights_or_checkpoint: str | pathlib.Path, *, module: Any = ""
 ) -> TrainedNetwork:
     """A network from shipped weights ("mnist_lenet5"), a file or a work directory.
 
     Args:
         weights_or_checkpoint: A name or a path.
-        module: The linen module or "package.module:Class", if the network is not one of
-            this package.
+        module: A live network like the one that was saved, or "package.module:Class" of
+            one, if it is none of this package.
 
     Raises:
         CheckpointError: It is missing, damaged or of another network.
     """
     if not isinstance(module, str):
-        _check_module(module)
+        module, _ = adapters.adapt(module)
     path = places.path(weights_or_checkpoint, source="weights_or_checkpoint")
     return evaluation.load_checkpoint(path, module=module, flag="module")[1]
 
@@ -171,7 +291,7 @@ def inspect(
     """What each layer of a teacher would give as the feature layer, in calling order.
 
     Args:
-        teacher: From `network` or `load`.
+        teacher: From one of the functions above, or `load`.
         targets: Settings that differ from the defaults of `config.TargetsConfig`.
         maps: Whether to look at layers of feature maps where the network is so large
             that it takes minutes or hours.
@@ -208,92 +328,125 @@ def run(
     if not isinstance(settings, configs.StudentConfig):
         raise ConfigError(f"{config} trains a teacher: use `python -m dfkd_jax.main`.")
     held_out.require(settings, held_out.preflight(settings.data))
-    pipeline.run(settings, workdir, command=f"dfkd_jax.api.run {config}")
+    pipeline.run(settings, workdir, command=f"dfkd_jax.run {config}")
     return load(workdir, module=settings.student.module)
 
 
 @_in_python()
-def distil(
+def distill(
     teacher: TrainedNetwork,
-    student: nn.Module | str,
-    *,
-    workdir: str | pathlib.Path,
+    student: Any,
+    workdir: str | pathlib.Path | None = None,
     seed: int = 0,
+    progress: bool = True,
+    *,
     targets: Mapping[str, Any] | None = None,
     synthesis: Mapping[str, Any] | None = None,
     distillation: Mapping[str, Any] | None = None,
 ) -> TrainedNetwork:
     """The student of a teacher, from its weights alone. Reads no data.
 
-    What was finished in `workdir` by an earlier, interrupted call is kept; the transfer
-    set, pictures and figures lie there afterwards.
+    Sizes that are not given follow from those that are: a small number of images or
+    steps alone is enough. The number of images is rounded up to whole shards.
 
     Args:
-        teacher: From `network` or `load`.
-        student: Linen module, or the name of one ("lenet5_half"). It starts from
-            scratch but for `distillation={"start": "teacher"}`.
-        workdir: Everything goes here; one a teacher, student and settings.
+        teacher: From one of the functions above, or `load`.
+        student: A live network of linen, NNX, Equinox or Keras, or the name of one of
+            this package ("lenet5_half"). Linen's starts from scratch, by the seed; the
+            others start as they are.
+        workdir: Transfer set, pictures and figures go here; what was finished here by
+            an earlier, interrupted call is kept. One a teacher, student and settings.
+            None for a folder that is deleted afterwards.
         seed: Of everything random.
+        progress: Whether to show how far it is.
         targets: Settings that differ from the defaults of `config.TargetsConfig`.
-        synthesis: Likewise, of `config.SynthesisConfig`.
-        distillation: Likewise, of `config.DistillationConfig`.
+        synthesis: Settings that differ from those of `config.SynthesisConfig`.
+        distillation: Settings that differ from those of `config.DistillationConfig`.
 
     Raises:
         DfkdError: A setting, the disk or the numbers; see `errors`.
     """
     _check_network(teacher, "teacher")
-    workdir = places.path(workdir, source="workdir")
+    synthesis, distillation = _sized(synthesis, distillation)
     if isinstance(student, str):
-        network_of = {"network": student}
-        module = None
+        model, network = None, {"network": student}
     else:
-        _check_module(student)
-        network_of = {
-            "module": registry.name_of(student),
-            "arguments": registry.arguments_of(student),
-        }
-        module = student
+        model, _ = adapters.adapt(student)
+        network = {"module": model.name, "arguments": model.arguments}
     settings = configs.parse(
         {
             "kind": "distillation",
-            "name": "distil",
+            "name": "distill",
             "seed": seed,
             "teacher": _of_description(teacher.description) | {"weights": TEACHER},
-            "student": network_of,
+            "student": network,
             "targets": {} if targets is None else targets,
-            "synthesis": {} if synthesis is None else synthesis,
-            "distillation": {} if distillation is None else distillation,
+            "synthesis": synthesis,
+            "distillation": distillation,
             "data": {"dataset": ""},
         },
     )
-    pipeline.run(
-        settings,
-        workdir,
-        command="dfkd_jax.api.distil",
-        teacher=teacher,
-        student=None if module is None else Linen(module),
-    )
-    if not (workdir / TEACHER).exists():
-        # To compare with when a checkpoint is evaluated.
-        teacher.save(workdir / TEACHER)
-    return load(workdir, module="" if module is None else module)
+    with contextlib.ExitStack() as stack:
+        if not progress:
+            stack.enter_context(progress_bars.muted())
+        if workdir is None:
+            workdir = stack.enter_context(tempfile.TemporaryDirectory("dfkd_jax"))
+        folder = places.path(workdir, source="workdir")
+        pipeline.run(
+            settings,
+            folder,
+            command="dfkd_jax.distill",
+            teacher=teacher,
+            student=model,
+        )
+        if not (folder / TEACHER).exists():
+            # To compare with when a checkpoint is evaluated.
+            teacher.save(folder / TEACHER)
+        module = "" if model is None else model
+        return evaluation.load_checkpoint(folder, module=module, flag="module")[1]
+
+
+def _sized(synthesis, distillation):
+    """The settings, with sizes that suit those that are given."""
+    synthesis = {} if synthesis is None else synthesis
+    distillation = {} if distillation is None else distillation
+    if not all(isinstance(one, Mapping) for one in (synthesis, distillation)):
+        return synthesis, distillation  # Refused where they are parsed.
+    images, steps = configs.SynthesisConfig(), configs.DistillationConfig()
+    synthesis, distillation = dict(synthesis), dict(distillation)
+    number = synthesis.get("num_images", images.num_images)
+    if "images_per_device" not in synthesis and _is_count(number):
+        shards = -(-number // images.images_per_device)
+        synthesis["images_per_device"] = -(-number // shards)
+        synthesis["num_images"] = shards * synthesis["images_per_device"]
+    number = synthesis.get("num_steps", images.num_steps)
+    if "steps_per_call" not in synthesis and _is_count(number):
+        most = range(1, images.steps_per_call + 1)
+        synthesis["steps_per_call"] = max(n for n in most if number % n == 0)
+    number = distillation.get("num_steps", steps.num_steps)
+    if "warmup_steps" not in distillation and _is_count(number):
+        distillation["warmup_steps"] = min(steps.warmup_steps, number // 10)
+    return synthesis, distillation
+
+
+def _is_count(value):
+    return type(value) is int and value > 0
 
 
 @_in_python()
 def evaluate(
-    trained: TrainedNetwork,
+    network: TrainedNetwork,
     images: Any,
     labels: Any,
-    *,
-    teacher: TrainedNetwork | None = None,
+    reference: TrainedNetwork | None = None,
 ) -> dict[str, Any]:
-    """Accuracy, calibration, confusion and, given a teacher, agreement with it.
+    """Accuracy, calibration, confusion and, given a reference, agreement with it.
 
     Args:
-        trained: What is evaluated.
+        network: What is evaluated.
         images: `[n, height, width, channels]`, uint8, or floats from 0 to 1.
         labels: `[n]`, integers.
-        teacher: To compare with.
+        reference: To compare with: the teacher, say.
 
     Returns:
         See `runtime.metrics.summarise`.
@@ -301,28 +454,28 @@ def evaluate(
     Raises:
         CheckpointError: The images are not what the network takes.
     """
-    _check_network(trained, "trained")
-    if teacher is not None:
-        _check_network(teacher, "teacher")
+    _check_network(network, "network")
+    if reference is not None:
+        _check_network(reference, "reference")
         evaluation.check_reference(
-            trained.description, teacher.description, source="The teacher"
+            network.description, reference.description, source="The reference"
         )
-    shape = tuple(trained.description.image_shape)
+    shape = tuple(network.description.image_shape)
     try:
         images, labels = arrays.labelled(
             images,
             labels,
             image_shape=shape,
-            num_classes=trained.description.num_classes,
+            num_classes=network.description.num_classes,
         )
     except ValueError as error:
         raise CheckpointError(f"The network takes images {shape}: {error}.") from error
-    return evaluation.evaluate(trained, images, labels, reference=teacher)
+    return evaluation.evaluate(network, images, labels, reference=reference)
 
 
 @_in_python()
 def export(
-    trained: TrainedNetwork, path: str | pathlib.Path, *, format_name: str = ""
+    network: TrainedNetwork, path: str | pathlib.Path, *, format_name: str = ""
 ) -> float:
     """Writes a network so that a product can load it; see `docs/export.md`.
 
@@ -330,7 +483,7 @@ def export(
     compared with the network.
 
     Args:
-        trained: The network.
+        network: The network.
         path: File to write.
         format_name: "onnx", "stablehlo" or "safetensors"; empty for what the name of
             the file ends with.
@@ -343,7 +496,7 @@ def export(
         ExportError: The format cannot hold the network, or its packages are missing.
         StorageError: The disk is full or refuses.
     """
-    _check_network(trained, "trained")
+    _check_network(network, "network")
     path = places.path(path, source="path")
     format_name = format_name or path.suffix.removeprefix(".")
     if format_name not in networks.FORMATS:
@@ -354,9 +507,9 @@ def export(
         )
     return networks.write(
         path,
-        trained,
+        network,
         format_name=format_name,
-        class_names=evaluation.default_class_names(trained.description),
+        class_names=evaluation.default_class_names(network.description),
     )
 
 
@@ -373,30 +526,9 @@ def _check_network(value, name):
     """Raises ConfigError for what is no trained network."""
     if not isinstance(value, TrainedNetwork):
         raise ConfigError(
-            f"{name}={shown(value)}: expected a network, as api.network and api.load "
+            f"{name}={shown(value)}: expected a network, as from_linen, …, and load "
             "return it."
         )
-
-
-def _check_module(module):
-    """Raises ConfigError for what is no linen module, ready to be called."""
-    if isinstance(module, nn.Module):
-        return
-    kind = module if isinstance(module, type) else type(module)
-    remedy = "give an instance of a class that inherits flax.linen.Module"
-    if isinstance(module, type) and issubclass(module, nn.Module):
-        remedy = f"call the class: {kind.__name__}(...)"
-    elif any(base.__module__.startswith("flax.nnx") for base in kind.__mro__):
-        remedy = (
-            "write an NNX module in linen (flax.linen), with the same parameters, or "
-            "wrap it with flax.nnx.bridge.ToLinen"
-        )
-    elif any(base.__module__.startswith("torch") for base in kind.__mro__):
-        remedy = (
-            "save its state_dict() and load it into the same network in linen with "
-            "config.teacher.weights and config.teacher.mapping"
-        )
-    raise ConfigError(f"Expected a linen module, got {kind.__name__}: {remedy}.")
 
 
 def _per_channel(value, channels):

@@ -45,16 +45,22 @@ _NEVER_EMPTY = 0
 class NetworkConfig:
     """A network and, for a teacher, its trained weights.
 
-    A network of your own is any linen module that takes images `[batch, height, width,
-    channels]` and returns logits; nothing needs to be inherited.
+    A network of your own is any of linen, NNX, Equinox, Keras or, as a teacher, PyTorch
+    that takes images and returns logits; nothing of this package is inherited.
 
     Attributes:
         network: A name of `models/registry.py`.
-        module: "package.module:Class" of a linen module; takes the place of `network`.
-        arguments: Fields of the linen module. A field `num_classes` is filled in.
+        module: "package.module:Class" of a network, or of a function that makes one;
+            takes the place of `network`.
+        arguments: Fields of a linen module, or arguments of the class. `num_classes` is
+            filled in.
         weights: Teacher only: a name of `teachers/pretrained`, a file (`.safetensors`;
-            `.pt` or `.pth` of PyTorch), or a folder of Orbax checkpoints.
-        mapping: Teacher only: JSON file that says which PyTorch tensors go where.
+            `.pt` or `.pth` of PyTorch; `.keras`; `.eqx`), or a folder of Orbax
+            checkpoints.
+        mapping: Teacher only: JSON file that says which PyTorch tensors go where in a
+            linen module.
+        logits: Teacher only: name or index of the logits, where the network returns
+            several things.
         image_shape: Teacher only: (height, width, channels) that it takes. Weights that
             this package wrote know it, and the next two.
         mean: Teacher only: one a channel; the teacher gets (pixels - mean) / std, with
@@ -67,6 +73,7 @@ class NetworkConfig:
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = setting("")
     mapping: str = setting("")
+    logits: str = setting("")
     image_shape: tuple[int, ...] = setting((), at_least=1, at_most=16_384)
     mean: tuple[float, ...] = setting(())
     std: tuple[float, ...] = setting((), above=0)
@@ -79,7 +86,7 @@ class NetworkConfig:
     def validate(self, path: str) -> None:
         """Raises ConfigError for a network that cannot be."""
         if path == "student":
-            for key in ("weights", "mapping", "image_shape", "mean", "std"):
+            for key in ("weights", "mapping", "logits", "image_shape", "mean", "std"):
                 require(
                     not getattr(self, key),
                     f"{path}.{key}",

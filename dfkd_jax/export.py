@@ -22,108 +22,17 @@ Exit status: 0 done; 1 weights, formats or disk; 2 flags.
 """  # noqa: E501 - Commands are one line each, to be copied.
 
 import pathlib
-from typing import Any
 
 from absl import flags
 
-from dfkd_jax import command_line, evaluate
-from dfkd_jax.errors import CheckpointError, ConfigError, ExportError, did_you_mean
+from dfkd_jax import command_line, evaluation
+from dfkd_jax.errors import ConfigError, did_you_mean
 
 FLAGS = flags.FLAGS
 NETWORK_FORMATS = ("stablehlo", "onnx", "safetensors")
 TRANSFER_SET_FORMATS = ("npz", "tfds")
 FORMATS = (*NETWORK_FORMATS, *TRANSFER_SET_FORMATS)
 ROLES = ("student", "teacher")
-
-
-def load_network(checkpoint: str, *, which: str = "", module: str = "") -> Any:
-    """A `runtime.trained.TrainedNetwork`, ready for `exporting.networks.write`.
-
-    Args:
-        checkpoint: Name of shipped weights, or a path as `evaluate` takes it.
-        which: "student" or "teacher" of a work directory; empty for the student, or
-            for the teacher where a teacher is what the directory was made for.
-        module: "package.module:Class", if the network is not one of this package.
-
-    Raises:
-        CheckpointError: There is no such network.
-    """
-    from dfkd_jax.teachers import weights as teachers
-
-    path = teachers.find(checkpoint)
-    if which and not path.is_dir():
-        raise ConfigError(
-            f"--which={which} chooses from a work directory; {path} is a file: leave "
-            "--which out."
-        )
-    if which and (path / f"{which}.safetensors").is_file():
-        path = path / f"{which}.safetensors"
-    elif which == "teacher":
-        return evaluate.load_teacher(path, module=module, flag="--module")
-    elif which == "student":
-        raise CheckpointError(
-            f"{path} holds no student.safetensors: give the command of the run again "
-            "to have the student made, or name another work directory."
-        )
-    return evaluate.load_checkpoint(path, module=module)[1]
-
-
-def load_transfer_set(checkpoint: str) -> Any:
-    """The transfer set of a work directory, for `exporting.transfer_sets`.
-
-    Raises:
-        CheckpointError: There is none, or it is unfinished or damaged.
-    """
-    from dfkd_jax.exporting import transfer_sets
-    from dfkd_jax.runtime import records, weights
-
-    path = pathlib.Path(checkpoint).expanduser()
-    run = evaluate.find_run(path)
-    if not run:
-        raise CheckpointError(
-            f"{checkpoint} is no work directory with a transfer set: name one that "
-            "dfkd_jax.main made, such as runs/mnist/seed0."
-        )
-    description = weights.describe(
-        records.read(run).get("description"), source=str(run)
-    )
-    names = evaluate.default_class_names(description)
-    folder = run.parent / "transfer_set"
-    return transfer_sets.open_source(folder, description, names)
-
-
-def check_output(path: pathlib.Path, format_name: str, *, overwrite: bool) -> None:
-    """Refuses what an export must not replace; makes the folder that it goes to.
-
-    Raises:
-        ExportError: Something is there that may not, or must not, be replaced.
-        StorageError: The folder cannot be made.
-    """
-    from dfkd_jax.exporting import networks, transfer_sets
-    from dfkd_jax.runtime import files
-
-    written = [path]
-    if format_name == "stablehlo":
-        written.append(networks.card_path(path))
-    for place in written:
-        if not place.exists():
-            continue
-        ours = place.is_file()
-        if format_name == "tfds":
-            ours = place.is_dir() and transfer_sets.is_tfds(place)
-        if not ours:
-            kind = "folder" if place.is_dir() else "file"
-            raise ExportError(
-                f"--output: {place} is a {kind} that was not exported as {format_name} "
-                "and is left alone: name another."
-            )
-        if not overwrite:
-            raise ExportError(
-                f"--output: {place} is there already: name another, or add "
-                "--overwrite to replace it."
-            )
-    with files.storage_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def main(argv: list[str]) -> int:
@@ -155,20 +64,22 @@ def main(argv: list[str]) -> int:
 
 
 def _export_network(path):
-    from dfkd_jax.exporting import networks, to_onnx
+    from dfkd_jax.exporting import networks, sources, to_onnx
     from dfkd_jax.runtime import parallel, progress, weights
 
     if FLAGS.format == "onnx":
         to_onnx.check_installed()
-    check_output(path, FLAGS.format, overwrite=FLAGS.overwrite)
+    sources.check_output(path, FLAGS.format, overwrite=FLAGS.overwrite)
     parallel.configure(cpu_devices=0)
-    network = load_network(FLAGS.checkpoint, which=FLAGS.which, module=FLAGS.module)
+    network = sources.load_network(
+        FLAGS.checkpoint, which=FLAGS.which, module=FLAGS.module
+    )
     description = network.description
     difference = networks.write(
         path,
         network,
         format_name=FLAGS.format,
-        class_names=evaluate.default_class_names(description),
+        class_names=evaluation.default_class_names(description),
     )
     shape = ", ".join(map(str, description.image_shape))
     progress.say(
@@ -188,11 +99,11 @@ def _export_network(path):
 
 
 def _export_transfer_set(path):
-    from dfkd_jax.exporting import transfer_sets
+    from dfkd_jax.exporting import sources, transfer_sets
     from dfkd_jax.runtime import progress
 
-    check_output(path, FLAGS.format, overwrite=FLAGS.overwrite)
-    source = load_transfer_set(FLAGS.checkpoint)
+    sources.check_output(path, FLAGS.format, overwrite=FLAGS.overwrite)
+    source = sources.load_transfer_set(FLAGS.checkpoint)
     transfer_sets.FORMATS[FLAGS.format](path, source)
     shape = ", ".join(map(str, source.manifest.image_shape))
     progress.say(

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     import numpy as np
 
-    from dfkd_jax import evaluate
+    from dfkd_jax import evaluation
     from dfkd_jax.data import datasets, neighbours, tfds
     from dfkd_jax.exporting import transfer_sets
     from dfkd_jax.reporting import pages
@@ -47,14 +47,14 @@ def main(argv: list[str]) -> int:
         )
     fields = records.read(folder / "run.json").get("description")
     description = weights.describe(fields, source=str(folder / "run.json"))
-    names = evaluate.default_class_names(description)
+    names = evaluation.default_class_names(description)
     source = transfer_sets.open_source(folder / "transfer_set", description, names)
     name = FLAGS.dataset or description.dataset
     if not name:
         raise ConfigError(
             f"{folder} names no data set: say --dataset={'|'.join(datasets.NAMES)}."
         )
-    evaluate.check_task(
+    evaluation.check_task(
         description, datasets.spec(name), source=str(folder), setting="--dataset"
     )
     real = {

@@ -10,15 +10,14 @@ import dataclasses
 import pathlib
 import time
 
-from dfkd_jax import evaluate as evaluation
-from dfkd_jax import limits
+from dfkd_jax import evaluation, limits
 from dfkd_jax.config import StudentConfig, kind_of
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import CheckpointError, DataUnavailableError
 from dfkd_jax.methods import registry as methods
 from dfkd_jax.methods.task import Task
-from dfkd_jax.models import registry
-from dfkd_jax.models.network import Linen, Model
+from dfkd_jax.models import adapters
+from dfkd_jax.models.network import Model
 from dfkd_jax.reporting import figures, findings, pages, tables
 from dfkd_jax.runtime import (
     admission,
@@ -69,6 +68,7 @@ def run(
         teacher.description,
         network=config.student.name,
         arguments=config.student.arguments,
+        output="",
     )
     if config.data.dataset:
         evaluation.check_task(
@@ -78,13 +78,16 @@ def run(
             setting="config.data.dataset",
         )
     if student is None:
-        student = Linen(
-            registry.create(
-                config.student.name,
-                num_classes=description.num_classes,
-                arguments=config.student.arguments,
-            )
+        student = adapters.create(
+            config.student.name,
+            num_classes=description.num_classes,
+            arguments=config.student.arguments,
+            image_shape=tuple(description.image_shape),
+            seed=config.seed,
         )
+    student = admission.finished(
+        student, description.image_shape, network=description.network
+    )
     limits.check(
         config,
         image_shape=description.image_shape,
@@ -103,7 +106,7 @@ def run(
         "kind": kind_of(config),
         "config": settings,
         "teacher_sha256": teacher.sha256,
-        "description": dataclasses.asdict(description),
+        "description": description.to_json(),
     }
     if config.reads_real_data:
         identity["dataset"] = data["dataset"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from dfkd_jax import command_line, evaluate
+from dfkd_jax import command_line, evaluation
 from dfkd_jax.errors import ConfigError, DataUnavailableError, DfkdError
 from dfkd_jax.runtime import places
 
@@ -173,7 +173,7 @@ def _teacher(folder, identity, results, sources):
     from dfkd_jax.teachers import weights as teachers
 
     settings = dict(identity.get("config", {}).get("teacher") or {})
-    name = sources.teacher or evaluate.find_teacher(folder)
+    name = sources.teacher or evaluation.find_teacher(folder)
     module = settings.get("module", "")
     if not name or not settings:
         yield Check(what="teacher", verdict=UNCHECKED, detail="the run names none")
@@ -280,7 +280,7 @@ def _network(folder, role, results, sources):
         )
         return None
     network, errors = _attempt(
-        role, lambda: evaluate.load_checkpoint(path, module=module)
+        role, lambda: evaluation.load_checkpoint(path, module=module)
     )
     yield from errors
     return network[1] if network else None
@@ -339,7 +339,7 @@ def _accuracies(role, network, teacher, results, sources):
     for name, trained in ((role, network), ("teacher", teacher)):
         if trained is None:
             continue
-        found = evaluate.evaluate(trained, real.images, real.labels)
+        found = evaluation.evaluate(trained, real.images, real.labels)
         claimed = (claims.get(name) or {}).get(f"{split}_accuracy")
         yield _compare(f"{what} of the {name}", claimed, found["accuracy"])
 

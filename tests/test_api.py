@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,8 @@ from flax import linen as nn
 from flax import nnx
 from flax.training import train_state
 
-from dfkd_jax import api, config_files, pipeline, verify
+import dfkd_jax
+from dfkd_jax import api, config, config_files, pipeline, verify
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import admission, files, weights, workdir
@@ -38,7 +41,7 @@ def sine(x):
 def make(module=None):
     module = module or Net()
     variables = module.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
-    return api.network(module, variables, **IMAGES)
+    return api.from_linen(module, variables, **IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -64,21 +67,21 @@ def make(module=None):
 def test_what_is_said_of_the_images(changes, phrase):
     teacher = make()
     with pytest.raises(ConfigError, match=phrase):
-        api.network(teacher.model.module, teacher.variables, **(IMAGES | changes))
+        api.from_linen(teacher.model.module, teacher.variables, **(IMAGES | changes))
 
 
 def test_a_data_set_of_other_images():
     """Its classes would have been called by the names of that one's."""
     teacher = make()
     with pytest.raises(CheckpointError, match=r"into 3 classes; mnist has .*dataset"):
-        api.network(Net(), teacher.variables, **(IMAGES | {"dataset": "mnist"}))
-    own = api.network(Net(), teacher.variables, **(IMAGES | {"dataset": "mine"}))
+        api.from_linen(Net(), teacher.variables, **(IMAGES | {"dataset": "mnist"}))
+    own = api.from_linen(Net(), teacher.variables, **(IMAGES | {"dataset": "mine"}))
     assert own.description.dataset == "mine"
 
 
 def test_numbers_of_any_kind():
     teacher = make()
-    found = api.network(
+    found = api.from_linen(
         teacher.model.module,
         teacher.variables,
         image_shape=np.array(SHAPE),
@@ -91,18 +94,52 @@ def test_numbers_of_any_kind():
 def test_modules_of_other_kinds():
     teacher = make()
     others = {
-        "call the class": Net,
-        "ToLinen": nnx.Linear(2, 3, rngs=nnx.Rngs(0)),
-        "linen.Module": lambda x: x,
+        r"class Net: call it: Net\(": Net,
+        "Expected a network .* got function": lambda x: x,
         "got NoneType": None,
     }
     for phrase, module in others.items():
         with pytest.raises(ConfigError, match=phrase):
-            api.network(module, teacher.variables, **IMAGES)
-        with pytest.raises(ConfigError, match=phrase):
-            api.distil(teacher, module, workdir="nowhere")
+            api.distill(teacher, module)
         with pytest.raises(ConfigError, match=phrase):
             api.load("mnist_lenet5", module=module)
+    with pytest.raises(ConfigError, match="give it to from_nnx"):
+        api.from_linen(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), {}, **IMAGES)
+
+
+def test_the_package_has_the_names_and_is_cheap_to_import():
+    program = (
+        "import sys, dfkd_jax; print('jax' in sys.modules, 'flax' in sys.modules); "
+        "from dfkd_jax import *; import dfkd_jax.api; "
+        "print(all(callable(getattr(dfkd_jax, name)) for name in dfkd_jax.__all__), "
+        "set(dfkd_jax.__all__) <= set(dir(dfkd_jax)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["False", "False", "True", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'distil'"):
+        _ = dfkd_jax.distil
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({}, {}),
+        ({"num_images": 30}, {"num_images": 30, "images_per_device": 30}),
+        ({"num_images": 101}, {"num_images": 102, "images_per_device": 51}),
+        ({"num_images": 8, "images_per_device": 4}, {"num_images": 8}),
+        ({"num_steps": 7}, {"steps_per_call": 7}),
+        ({"num_steps": 202}, {"steps_per_call": 2}),
+        ({"num_steps": 0}, {"num_steps": 0}),
+    ],
+)
+def test_sizes_follow_from_those_given(given, made):
+    synthesis, _ = api._sized(given, {})
+    found = config.SynthesisConfig(**synthesis)
+    assert found == config.SynthesisConfig(**given | made)
+    assert api._sized({}, {"num_steps": 5})[1] == {"num_steps": 5, "warmup_steps": 0}
+    config.DistillationConfig(**api._sized({}, {"num_steps": 1})[1])
 
 
 def test_a_train_state_in_place_of_variables():
@@ -115,7 +152,7 @@ def test_a_train_state_in_place_of_variables():
         opt_state=None,
     )
     with pytest.raises(CheckpointError, match=r"'params': state\.params"):
-        api.network(teacher.model.module, state, **IMAGES)
+        api.from_linen(teacher.model.module, state, **IMAGES)
 
 
 def test_a_network_with_a_function_of_ones_own(tmp_path):
@@ -124,7 +161,7 @@ def test_a_network_with_a_function_of_ones_own(tmp_path):
     network.save(path)
     with pytest.raises(CheckpointError, match=r"say module=.*:Net"):
         api.load(path)
-    with pytest.raises(CheckpointError, match=r"activation.*api\.load\(path, module="):
+    with pytest.raises(CheckpointError, match=r"activation.*load\(path, module="):
         api.load(path, module=f"{__name__}:Net")
     found = api.load(path, module=Net(activation=sine))
     assert found.fingerprint == network.fingerprint
@@ -155,7 +192,7 @@ def test_a_network_with_a_function_of_ones_own(tmp_path):
 def test_settings_are_called_as_in_python(tmp_path, changes, phrases):
     given = {"student": Net()} | changes
     with pytest.raises(DfkdError) as caught:
-        api.distil(make(), given.pop("student"), workdir=tmp_path / "run", **given)
+        api.distill(make(), given.pop("student"), workdir=tmp_path / "run", **given)
     message = str(caught.value)
     assert all(phrase in message for phrase in phrases), message
     assert "config." not in message
@@ -167,13 +204,13 @@ def test_settings_are_called_as_in_python(tmp_path, changes, phrases):
 def test_what_is_no_trained_network(value, tmp_path):
     images, labels = np.full((1, *SHAPE), 255, np.uint8), [0]
     for call in (
-        lambda: api.distil(value, Net(), workdir=tmp_path / "run"),
+        lambda: api.distill(value, Net(), workdir=tmp_path / "run"),
         lambda: api.inspect(value),
         lambda: api.export(value, tmp_path / "w.onnx"),
         lambda: api.evaluate(value, images, labels),
-        lambda: api.evaluate(make(), images, labels, teacher=value or 0),
+        lambda: api.evaluate(make(), images, labels, reference=value or 0),
     ):
-        with pytest.raises(ConfigError, match=r"expected a network, as api\.network"):
+        with pytest.raises(ConfigError, match=r"expected a network, as from_linen"):
             call()
     assert not list(tmp_path.iterdir())
 
@@ -182,13 +219,17 @@ def test_a_teacher_of_other_images():
     """Images are standardised for one of both: compared with, it would be wrong."""
     images, labels = np.full((2, *SHAPE), 255, np.uint8), [0, 1]
     ours = make()
-    assert api.evaluate(ours, images, labels, teacher=make())["agreement_with_teacher"]
+    assert api.evaluate(ours, images, labels, reference=make())[
+        "agreement_with_teacher"
+    ]
     for changes in ({"mean": 0.4}, {"std": 0.5}):
-        other = api.network(Net(), ours.variables, **(IMAGES | changes))
-        with pytest.raises(CheckpointError, match=f"teacher has {next(iter(changes))}"):
-            api.evaluate(ours, images, labels, teacher=other)
-    with pytest.raises(CheckpointError, match="teacher has image_shape"):
-        api.evaluate(ours, images, labels, teacher=api.load("mnist_lenet5"))
+        other = api.from_linen(Net(), ours.variables, **(IMAGES | changes))
+        with pytest.raises(
+            CheckpointError, match=f"reference has {next(iter(changes))}"
+        ):
+            api.evaluate(ours, images, labels, reference=other)
+    with pytest.raises(CheckpointError, match="reference has image_shape"):
+        api.evaluate(ours, images, labels, reference=api.load("mnist_lenet5"))
 
 
 def test_inspection_takes_what_has_an_effect():
@@ -243,7 +284,7 @@ def test_paths_that_are_none(name, tmp_path, monkeypatch):
     assert len(str(caught.value)) < 700
     if name and (not isinstance(name, str) or name[0] in "~\0"):
         for call in (
-            lambda: api.distil(make(), Net(), workdir=name),
+            lambda: api.distill(make(), Net(), workdir=name),
             lambda: api.run("configs/mnist.py", workdir=name),
             lambda: api.run(name, workdir=tmp_path),
             lambda: api.export(make(), name, format_name="safetensors"),
@@ -275,7 +316,7 @@ def test_paths_of_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "run", stop)
     shutil.copy(config_files.config_folder() / "mnist.py", home / "my.py")
     for call in (
-        lambda: api.distil(found, Net(), workdir="~/runs"),
+        lambda: api.distill(found, Net(), workdir="~/runs"),
         lambda: api.run("~/my.py:smoke", workdir=pathlib.Path("~/runs")),
     ):
         with pytest.raises(KeyError, match=str(home / "runs")):

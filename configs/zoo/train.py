@@ -156,7 +156,7 @@ def train(name: str) -> float:
         batches = (each[order].reshape(-1, BATCH, *each.shape[1:]) for each in images)
         carry, values = epoch(carry, *map(jnp.asarray, batches))
         print(f"{name}: epoch {number + 1}, loss {values.mean():.4f}", flush=True)
-    found = api.network(
+    found = api.from_linen(
         module,
         {"params": carry[0]} | carry[1],
         image_shape=shape,

@@ -271,6 +271,8 @@ def anatomy(model: Model, shape: tuple[int, int, int]) -> Anatomy:
 
 def _different_layers(theirs, own):
     """Why the student's layers are no part of the teacher's, or nothing."""
+    if not own.layers:
+        return "it shows no layers"
     if list(theirs.layers) != list(own.layers):
         return (
             f"the student's are {', '.join(own.layers)}, the teacher's "
@@ -305,6 +307,10 @@ def _unfit(model, shape):
     """Why the layers of a network cannot be fitted one after the other, or nothing."""
     variables = model.shapes(shape)
     looked = model.graph(variables, shape)
+    flat = weights.flatten(variables)
+    for name, layer in looked.layers.items():
+        if layer.kernel_layer == name and f"params/{name}/kernel" not in flat:
+            return f"{name!r} keeps its weights otherwise than Flax's layers"
     if odd := looked.unfit:
         return f"{odd!r} is a layer of a kind that cannot be fitted by least squares"
     around = [name for name, layer in looked.layers.items() if not layer.is_cut]

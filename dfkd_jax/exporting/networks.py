@@ -11,7 +11,6 @@ way its users do, as a function from pixels to logits.
 """
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -62,7 +61,7 @@ def card(trained: TrainedNetwork, class_names: Sequence[str]) -> dict[str, Any]:
         "class_names": list(class_names),
         "parameters": weights.count(trained.variables),
         "weights_sha256": trained.sha256,
-        "network": dataclasses.asdict(description),
+        "network": description.to_json(),
     }
 
 

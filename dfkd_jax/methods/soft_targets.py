@@ -29,7 +29,7 @@ from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.methods import pilot
 from dfkd_jax.methods.task import Made, Task
 from dfkd_jax.models.graph import Layer
-from dfkd_jax.models.network import Model, penultimate
+from dfkd_jax.models.network import LOGITS, Model, logits_layer, penultimate
 from dfkd_jax.reporting import figures, soft_labels
 from dfkd_jax.runtime import files, hosts, parallel, precision, progress
 from dfkd_jax.runtime.trained import TrainedNetwork
@@ -88,6 +88,11 @@ def make_student(task: Task) -> Made:
         task, find_sigma=measure if targets.distribution == "gaussian" else None
     )
     config = task.config
+    if feature_layer.name == LOGITS:
+        progress.say(
+            f"The teacher {task.teacher.description.network!r} has no layer that can "
+            "be looked into: soft labels are drawn over its logits, each by itself."
+        )
     draw_labels = make_targets(config.targets, task.teacher, feature_layer)
     transfer_set = open_transfer_set(task, {"targets": config.targets})
     task.stopwatch.add("prepare", time.monotonic() - started)
@@ -236,6 +241,8 @@ def distil(
 def find_layer(name: str, teacher: TrainedNetwork, *, setting: str) -> Layer:
     """The layer of the teacher called `name`; the layer before the last if empty.
 
+    Where none is there, it is the logits.
+
     Args:
         name: In the parameter tree, or empty.
         teacher: Whose layers are looked at.
@@ -246,16 +253,12 @@ def find_layer(name: str, teacher: TrainedNetwork, *, setting: str) -> Layer:
     """
     found = teacher.layers()
     name = name or penultimate(found)
-    if not (name and found):
-        raise ConfigError(
-            f"The teacher {teacher.description.network!r} has no layer with a kernel "
-            "that is called once and gives a vector or feature maps: nothing can be a "
-            "feature layer."
-        )
+    if not name:
+        return logits_layer(teacher.description.num_classes)
     if name not in found:
         raise ConfigError(
             f"{setting}={name!r} is no layer of the teacher: choose one of "
-            f"{', '.join(found)}." + did_you_mean(name, found)
+            f"{', '.join(found) or 'none'}." + did_you_mean(name, found)
         )
     if found[name].calls > 1:
         raise ConfigError(
@@ -310,7 +313,7 @@ def make_targets(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) 
     if targets.distribution == "one_hot":
         return one_hot.labels(teacher.description.num_classes)
     if targets.distribution == "dirichlet":
-        last = list(teacher.layers().values())[-1]
+        last = [logits_layer(0), *teacher.layers().values()][-1]
         return dirichlet.soft_labels(
             teacher.kernel(last.kernel_layer), betas=targets.betas
         )

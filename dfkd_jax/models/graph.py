@@ -137,7 +137,7 @@ class Graph:
         jaxpr = self._closed.jaxpr
         self._eqns, self._outvars = list(jaxpr.eqns), list(jaxpr.outvars)
         paths = [
-            _path(path)
+            path_of(path)
             for path, _ in jax.tree_util.tree_flatten_with_path(arguments[0])[0]
         ]
         self._leaf_vars = dict(zip(paths, jaxpr.invars, strict=False))
@@ -635,35 +635,54 @@ class Graph:
                     found.setdefault(_owner(path), last)
         return found
 
-    def ending(self) -> str:
-        """Returns "softmax" or "log_softmax" if the network ends in one, else ""."""
+    @functools.cached_property
+    def _ending(self):
+        """The name of the function that the network ends in, and what that gets."""
         out = self._outvars[0]
         last = max(
             (self._eqns.index(eqn) for eqn in self._layer_eqns.values()), default=-1
         )
-        values = jax.random.normal(jax.random.key(0), out.aval.shape, jnp.float32) * 3
-        env = self._env()
-        for eqn in self._eqns[max(last, 0) :]:
-            var = eqn.outvars[0]
-            if (
-                var is out
-                or var.aval.shape != out.aval.shape
-                or not jnp.issubdtype(var.aval.dtype, jnp.floating)
-                or var not in self._of_images
-                or not self._is_cut(var)
-            ):
-                continue
-            eqns = _needed(self._eqns, [out], known={var})
-            read = {one for e in eqns for one in _variables(e.invars)}
-            if read - {var} - env.keys() - self._maker.keys():
-                continue  # A leaf is still to come.
-            # By what it computes, since there are many ways to write it.
-            (found,) = interpret(eqns, env | {var: values}, [out])
-            for name in ("log_softmax", "softmax"):
-                expected = getattr(jax.nn, name)(values)
-                if jnp.allclose(found, expected, rtol=1e-4, atol=1e-5):
-                    return name
-        return ""
+        found = ("", None)
+        if is_literal(out) or len(out.aval.shape) != 2:
+            return found
+        names = ("log_softmax", "softmax") if out.aval.shape[1] > 1 else ("sigmoid",)
+        # By what it computes, since there are many ways to write it; in the middle of a
+        # trace, too, of a step that lets nothing onto the devices.
+        with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
+            values = jax.random.normal(jax.random.key(0), out.aval.shape, jnp.float32)
+            values = (3 * values).astype(out.aval.dtype)
+            env = self._env()
+            for eqn in self._eqns[max(last, 0) :]:
+                var = eqn.outvars[0]
+                if (
+                    var is out
+                    or var.aval.shape != out.aval.shape
+                    or not jnp.issubdtype(var.aval.dtype, jnp.floating)
+                    or var not in self._of_images
+                    or not self._is_cut(var)
+                ):
+                    continue
+                eqns = _needed(self._eqns, [out], known={var})
+                read = {one for e in eqns for one in _variables(e.invars)}
+                if read - {var} - env.keys() - self._maker.keys():
+                    continue  # A leaf is still to come.
+                (given,) = interpret(eqns, env | {var: values}, [out])
+                for name in names:
+                    expected = getattr(jax.nn, name)(values)
+                    if jnp.allclose(given, expected, rtol=1e-4, atol=1e-5):
+                        return name, var
+        return found
+
+    @property
+    def ending(self) -> str:
+        """Returns "softmax", "log_softmax", "sigmoid" (of one output) or ""."""
+        return self._ending[0]
+
+    def before_ending(self, *arguments: Any) -> Any:
+        """What the function returns, with what its ending gets in place of logits."""
+        outvars = [self._ending[1] or self._outvars[0], *self._outvars[1:]]
+        eqns = _needed(self._eqns, outvars)
+        return self._out_tree.unflatten(interpret(eqns, self._env(*arguments), outvars))
 
     def _env(self, *arguments):
         """Values of the graph's constants, and of its arguments from the first on."""
@@ -1022,7 +1041,7 @@ def _chain(found):
     return chained
 
 
-def _path(keys):
+def path_of(keys):
     """A leaf's path as text: "params/conv_1/kernel", "layers/0/weight"."""
     parts = []
     for key in keys:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dfkd_jax.models import fast, graph
+from dfkd_jax.models import fast, graph, registry
 from dfkd_jax.models.graph import Layer, Moments
 from dfkd_jax.runtime.descriptions import Description
 
@@ -34,9 +34,8 @@ MODE_ARGUMENTS = {
 }
 
 
-def mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
-    """The keyword by which a network is told whether it is trained, if it takes any."""
-    return _modes(inspect.signature(type(module).__call__).parameters, train)
+# In place of a layer, of a network that shows none: each class by itself.
+LOGITS = "(logits)"
 
 
 def _modes(names, train):
@@ -47,7 +46,7 @@ def _modes(names, train):
 
 def _in_mode(module, train):
     """The network and its keywords: the mode is an argument of its call, or a field."""
-    keywords = mode(module, train=train)
+    keywords = _modes(inspect.signature(type(module).__call__).parameters, train)
     if not keywords:
         fields = [field.name for field in dataclasses.fields(module) if field.init]
         module = module.clone(**_modes(fields, train))
@@ -72,6 +71,16 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def init(self, key: Any, image_shape: tuple[int, ...]) -> Any:
         """Variables of a network that has learned nothing yet."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """A name of `registry`, or "package.module:Class"."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What a file can hold of what the class is called with."""
+        return {}
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -139,6 +148,9 @@ class Model(abc.ABC):
 
     def _look(self, *arguments, layer, moments=False):
         """Features, what the network returns, and moments."""
+        if layer == LOGITS and not moments:
+            outputs = fast.faster(self)(*arguments)
+            return jax.tree.leaves(outputs)[0], outputs, []
         found = graph.of(self, *arguments)
         outputs, (features,), seen = found.run(
             *arguments, wanted=[layer], moments=moments, plan=fast.best()
@@ -157,6 +169,8 @@ class Model(abc.ABC):
 
         Whatever goes round the layer (a skip connection) is that of a blank image.
         """
+        if layer == LOGITS:
+            return features
         blank = jnp.zeros((features.shape[0], *image_shape), features.dtype)
         found = graph.of(self, variables, blank)
         return found.run(variables, blank, given={layer: features}, plan=fast.best())[0]
@@ -183,6 +197,16 @@ class Linen(Model):
             return hash(self.module)
         except TypeError:  # A field is a list or an array.
             return hash(type(self.module))
+
+    @property
+    def name(self) -> str:
+        """The class of the module."""
+        return registry.name_of(self.module)
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Its fields, as JSON values."""
+        return registry.arguments_of(self.module)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -230,6 +254,66 @@ class Linen(Model):
         with nn.intercept_methods(look):
             jax.eval_shape(self, variables, images, jax.random.key(0))
         return next((kind for kind, off in modes.items() if all(off)), "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended(Model):
+    """A model's logits, where it returns something else as well or made of them.
+
+    Attributes:
+        model: The whole.
+        output: Name or index of the logits among its outputs; empty for the only one.
+        ending: "softmax", before which it is cut; "sigmoid": of one number, whose class
+            1 is told from class 0, which has logit 0; or empty.
+    """
+
+    model: Model
+    output: str = ""
+    ending: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the whole."""
+        return self.model.name
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Of the whole."""
+        return self.model.arguments
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Of the whole."""
+        return self.model.fields
+
+    def init(self, key: Any, image_shape: tuple[int, ...]) -> Any:
+        """Variables of the whole."""
+        return self.model.init(key, image_shape)
+
+    def never_trained(self, variables: Any, images: Any) -> str:
+        """See `Model`."""
+        return self.model.never_trained(variables, images)
+
+    def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
+        """See `Model`."""
+        arguments = (variables, images, *key)
+        if not self.ending:
+            return self.chosen(*arguments)
+        found = graph.of(self.chosen, *arguments).before_ending(*arguments)
+        if self.ending == "softmax":
+            return found
+        logit, *state = found if key else (found,)
+        both = jnp.concatenate([jnp.zeros_like(logit), logit], axis=-1)
+        return (both, *state) if key else both
+
+    def chosen(self, variables: Any, images: Any, *key: Any) -> Any:
+        """The output that is asked for, not cut."""
+        outputs = self.model(variables, images, *key)
+        outputs, *state = outputs if key else (outputs,)
+        if self.output:
+            is_named = isinstance(outputs, Mapping)
+            outputs = outputs[self.output if is_named else int(self.output)]
+        return (outputs, *state) if key else outputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -294,10 +378,14 @@ class Network:
 
     def kernel(self, layer: str) -> Any:
         """A layer's kernel, `[…, inputs, units]`, however the framework keeps it."""
+        if layer == LOGITS:
+            return jnp.eye(self.description.num_classes)
         return self.graph().kernel(self.variables, layer)
 
     def bias(self, layer: str) -> Any:
         """A layer's bias, `[units]`; None if it has none."""
+        if layer == LOGITS:
+            return None
         return self.graph().bias(self.variables, layer)
 
     def statistics(self, batch_norm: str) -> tuple[Any, Any]:
@@ -312,6 +400,17 @@ def _register(kind):
 
 
 _register(Network)
+
+
+def logits_layer(num_classes: int) -> Layer:
+    """What stands for a layer where none is found: the logits themselves."""
+    return Layer(
+        name=LOGITS,
+        leaves=(),
+        output_shape=(num_classes,),
+        kernel_layer=LOGITS,
+        kernel_shape=(num_classes, num_classes),
+    )
 
 
 def penultimate(found: Mapping[str, Layer]) -> str:

@@ -1,7 +1,9 @@
-"""Networks by name. Imports no JAX until one is created."""
+"""Networks by name, of any framework. Imports no JAX until one is created."""
 
 import dataclasses
 import importlib
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,8 +66,8 @@ def class_of(name: str) -> str:
 
 
 def name_of(module: Any) -> str:
-    """The class of a linen module, as `create` takes it."""
-    kind = type(module)
+    """The class of a network, as `create` takes it; of a function, its own name."""
+    kind = module if hasattr(module, "__qualname__") else type(module)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -117,14 +119,17 @@ def create(
     *,
     num_classes: int | None = None,
     arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Any:
-    """A linen module.
+    """A live network, of the framework that its class is of.
 
     Args:
-        name: Of a network above, or "package.module:Class" of anybody's. The latter is
-            imported, which runs its code: do not take it from an untrusted file.
-        num_classes: Number of logits, if known; given to a class with such a field.
-        arguments: Further fields.
+        name: Of a network above, or "package.module:Class" of anybody's, or of a
+            function that makes one. The latter are imported, which runs their code: do
+            not take them from an untrusted file.
+        num_classes: Number of logits, if known; given to a class that takes it.
+        arguments: Further fields, or arguments.
+        seed: Of the weights that NNX, Equinox and Keras start with.
 
     Raises:
         ConfigError: There is no such network, or it does not take the arguments.
@@ -139,22 +144,20 @@ def create(
         path, fields = NETWORKS[name]
         path = f"dfkd_jax.models.{path}"
     found = _import(path)
-    kinds = {
-        field.name: field.type for field in dataclasses.fields(found) if field.init
-    }
-    known = [field for field in kinds if field not in ("parent", "name")]
+    kinds, takes_any = _parameters(found)
     fields = fields | dict(arguments or {})
+    known = [field for field in kinds if field not in ("rngs", "key")]
     unknown = [field for field in fields if field not in known]
-    if unknown:
+    if unknown and not takes_any:
         raise ConfigError(
             f"Network {name!r} takes no argument {unknown[0]!r}; it takes "
-            f"{', '.join(known)}.{did_you_mean(unknown[0], known)}"
+            f"{', '.join(known) or 'none'}.{did_you_mean(unknown[0], known)}"
         )
     if num_classes is not None and "num_classes" in known:
         fields.setdefault("num_classes", num_classes)
-    fields = {key: _named(value, kinds[key]) for key, value in fields.items()}
+    fields = {key: _named(value, kinds.get(key)) for key, value in fields.items()}
     try:
-        return found(**fields)
+        return _make(found, fields, kinds, seed)
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"Network {name!r} cannot be made of the arguments {fields} ({error}): set "
@@ -162,8 +165,48 @@ def create(
         ) from error
 
 
+def _parameters(found):
+    """Kinds of what a class or function takes by name, and whether it takes more."""
+    if dataclasses.is_dataclass(found) and _framework(found) == "linen":
+        fields = [field for field in dataclasses.fields(found) if field.init]
+        kinds = {field.name: field.type for field in fields}
+        return {k: v for k, v in kinds.items() if k not in ("parent", "name")}, False
+    # A class's own signature may be that of its metaclass, which takes anything.
+    is_class = isinstance(found, type)
+    spec = inspect.getfullargspec(found.__init__ if is_class else found)
+    named = [*spec.args[is_class:], *spec.kwonlyargs]
+    return {name: spec.annotations.get(name) for name in named}, bool(spec.varkw)
+
+
+def _make(found, fields, kinds, seed):
+    """Calls the class or function, with what its framework wants for random numbers."""
+    framework = _framework(found)
+    if "rngs" in kinds:
+        from flax import nnx
+
+        fields = fields | {"rngs": nnx.Rngs(seed)}
+    if "key" in kinds:
+        import jax
+
+        fields = fields | {"key": jax.random.key(seed)}
+    if framework == "keras" or "keras" in sys.modules:
+        importlib.import_module("keras").utils.set_random_seed(seed)
+    if framework == "equinox":
+        eqx = importlib.import_module("equinox")
+        module, state = eqx.nn.make_with_state(found)(**fields)
+        leaves = importlib.import_module("jax").tree.leaves(state)
+        return (module, state) if leaves else module
+    return found(**fields)
+
+
+def _framework(found):
+    from dfkd_jax.models import adapters
+
+    return adapters.framework_of(found)
+
+
 def _import(path):
-    """The linen class behind "package.module:Class"."""
+    """The class or function behind "package.module:Class"."""
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -175,17 +218,16 @@ def _import(path):
             "write package.module:Class of something that is installed or lies in the "
             "current folder."
         ) from error
-    from flax import linen as nn
-
     found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        classes = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, nn.Module)
-        ]
-        raise ConfigError(
-            f"{path!r} is no linen module. {module_name} has: "
-            f"{', '.join(classes) or 'none'}.{did_you_mean(class_name, classes)}"
-        )
-    return found
+    if inspect.isfunction(found) or (isinstance(found, type) and _framework(found)):
+        return found
+    classes = [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, type) and _framework(value)
+    ]
+    raise ConfigError(
+        f"{path!r} is no network of linen, NNX, Equinox, Keras or PyTorch. "
+        f"{module_name} has: {', '.join(classes) or 'none'}."
+        + did_you_mean(class_name, classes)
+    )

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from flax import errors, traverse_util
 
 from dfkd_jax.errors import CheckpointError
-from dfkd_jax.models.network import MODE_ARGUMENTS, Model
+from dfkd_jax.models import graph
+from dfkd_jax.models.network import MODE_ARGUMENTS, Ended, Model
 from dfkd_jax.runtime import weights
 from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.runtime.trained import TrainedNetwork, fixed_images
@@ -33,6 +34,48 @@ def restore(stored: Stored, model: Model, *, source: str) -> TrainedNetwork:
     return found
 
 
+def finished(
+    model: Model, image_shape: Sequence[int], *, network: str, output: str = ""
+) -> Model:
+    """The model as it gives logits: the output asked for, before its softmax.
+
+    Args:
+        model: May return several things, end in softmax, or in a sigmoid of one number.
+        image_shape: (height, width, channels).
+        network: Its name, for the message.
+        output: Name or index of the logits among what it returns.
+
+    Raises:
+        CheckpointError: It takes no such images, or has no such output.
+    """
+    if isinstance(model, Ended):
+        return model
+    shape = tuple(image_shape)
+    with _explained(network, shape):
+        variables = model.shapes(shape)
+        outputs = jax.eval_shape(model, variables, _two_images(shape))
+    names = []
+    if isinstance(outputs, Mapping):
+        names = [str(name) for name in outputs]
+    elif isinstance(outputs, tuple | list):
+        names = [str(place) for place in range(len(outputs))]
+    if output not in (names or [""]):
+        raise CheckpointError(
+            f"Network {network!r} returns "
+            + (f"several things ({', '.join(names)})" if names else "one thing")
+            + f", logits={output!r}: "
+            + ("say which are the logits." if names else "leave it out.")
+        )
+    whole = Ended(model, output)
+    images = jax.ShapeDtypeStruct((graph.MANY, *shape), jnp.float32)
+    with _explained(network, shape):
+        # Of the model itself, if it can be: its layers are read from the same graph.
+        ending = graph.of(whole.chosen if output else model, variables, images).ending
+    if ending in ("softmax", "sigmoid"):
+        return Ended(model, output, ending)
+    return whole if output else model
+
+
 def admit(
     model: Model, variables: Any, description: Description, *, source: str
 ) -> TrainedNetwork:
@@ -43,6 +86,9 @@ def admit(
             the model does not take such images or returns other logits.
     """
     name = description.network
+    model = finished(
+        model, description.image_shape, network=name, output=description.output
+    )
     expected, num_classes = trace(model, description.image_shape, network=name)
     variables = weights.as_float32(variables, source=source)
     weights.check_shapes(variables, expected, source=source, network=name)

@@ -163,6 +163,15 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         CheckpointError: There is none, it is damaged, or it holds several.
     """
+    return jax.tree.map(np.asarray, _variables(load_tree(folder), folder))
+
+
+def load_tree(folder: pathlib.Path) -> Any:
+    """What one checkpoint holds, or the latest in a series.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
     # Orbax names a step's folder by its number, Flax with a word before it.
     numbers = [(p, p.name.removeprefix("checkpoint_")) for p in folder.glob("*")]
     steps = {p: int(number) for p, number in numbers if number.isdecimal()}
@@ -188,7 +197,7 @@ def load_variables(folder: pathlib.Path) -> dict[str, Any]:
             f"Checkpoint {path} cannot be restored ({problem}): name the folder of a "
             "whole checkpoint of Orbax, or of a series of them."
         )
-    return jax.tree.map(np.asarray, _variables(tree, path))
+    return tree
 
 
 def _variables(tree, path):

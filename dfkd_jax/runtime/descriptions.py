@@ -26,6 +26,7 @@ class Description:
         std: Per channel, likewise.
         dataset: What the network was trained to classify; empty if that has no name.
         arguments: Fields of the linen module besides the number of classes.
+        output: Name or index of the logits, where the network returns several things.
     """
 
     network: str
@@ -35,9 +36,17 @@ class Description:
     std: Sequence[float]
     dataset: str
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    output: str = ""
 
     def __hash__(self):
         return hash((self.network, self.num_classes, self.dataset))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, of which `describe` makes the same again."""
+        fields = dataclasses.asdict(self)
+        if not self.output:
+            del fields["output"]  # As before there was one.
+        return fields
 
     def normalize(self, pixels: Any) -> Any:
         """What the network is given of pixels, uint8 or from 0 to 1, channels last."""
@@ -81,7 +90,9 @@ def describe(fields: Any, *, source: str) -> Description:
 def problem_of(found: Description) -> str:
     """What cannot be in a description, or nothing."""
     shape = found.image_shape
-    if not (isinstance(found.network, str) and isinstance(found.dataset, str)):
+    if not all(
+        isinstance(x, str) for x in (found.network, found.dataset, found.output)
+    ):
         return "names must be texts"
     if not isinstance(found.arguments, Mapping):
         return "arguments must be an object"

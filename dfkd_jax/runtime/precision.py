@@ -40,6 +40,11 @@ class Rounded(Model):
     model: Model
     dtype: str
 
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.model.name
+
     def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
         """See `Model`."""
         rounded = {**variables, "params": cast(variables["params"], self.dtype)}

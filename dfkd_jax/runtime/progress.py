@@ -1,6 +1,7 @@
 """What a person sees while a stage runs: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,17 @@ def mute() -> None:
     """Says, warns and shows nothing from now on: another process does."""
     global _muted
     _muted = True
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Says, warns and shows nothing meanwhile."""
+    global _muted
+    before, _muted = _muted, True
+    try:
+        yield
+    finally:
+        _muted = before
 
 
 def say(text: str) -> None:
@@ -60,9 +72,16 @@ def track(
         `update(done, **values)`, to be called with the units done so far and numbers
         worth showing.
     """
-    bar = _bar if sys.stdout.isatty() and not _muted else _lines
+    bar = _bar if _shows_bars() and not _muted else _lines
     with bar(description, total, done, unit, images) as update:
         yield update
+
+
+def _shows_bars():
+    """Whether this is a terminal, or a notebook that can change what it shows."""
+    if sys.stdout.isatty():
+        return True
+    return Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 @contextlib.contextmanager

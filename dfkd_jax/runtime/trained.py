@@ -143,7 +143,7 @@ class TrainedNetwork(Network):
             f"{allowed:.2g}): its source was edited, or a field that the file does not "
             f"hold ({', '.join(fields) or 'it holds all'}) has another value. Restore "
             "the source, or set these fields: config.teacher.arguments of a teacher, "
-            "api.load(path, module=Network(...)) in Python."
+            "load(path, module=Network(...)) in Python."
         )
 
 

@@ -90,7 +90,7 @@ def save(
     """
     tensors = {name: _storable(leaf) for name, leaf in flatten(variables).items()}
     # One entry: safetensors writes several in no fixed order.
-    fields = dataclasses.asdict(description) | {"run": run}
+    fields = description.to_json() | {"run": run}
     if fingerprint:
         fields["fingerprint"] = fingerprint
     fields["sha256"] = _checksum(tensors, fields)

@@ -106,9 +106,15 @@ def compare(old: Any, new: Any, path: str = "") -> list[str]:
                 old.get(key), new.get(key), f"{path}.{key}" if path else key
             )
         ]
-    if isinstance(new, tuple):
-        new = list(new)
+    new = _listed(new)
     return [] if old == new else [f"{path} was {old!r} and is now {new!r}"]
+
+
+def _listed(value):
+    """A JSON value as it is read again: tuples are lists there."""
+    if isinstance(value, tuple | list):
+        return [_listed(item) for item in value]
+    return value
 
 
 def source() -> dict[str, str]:

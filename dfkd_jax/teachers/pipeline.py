@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import time
 
-from dfkd_jax import evaluate as evaluation
+from dfkd_jax import evaluation
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.data import datasets, tfds
 from dfkd_jax.models import registry
@@ -54,7 +54,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         std=spec.std,
         dataset=spec.name,
     )
-    identity = {"config": settings, "description": dataclasses.asdict(description)}
+    identity = {"config": settings, "description": description.to_json()}
     parallel.check_devices(config.batch_size, setting="config.batch_size")
     with open_workdir(workdir, identity):
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
@@ -106,7 +106,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             "experiment": config.name,
             "seed": config.seed,
             "data_free": False,
-            "description": dataclasses.asdict(description),
+            "description": description.to_json(),
             "parameters": weights.count(variables),
             "sha256": teacher.sha256,
             "file_sha256": files.sha256(path),

@@ -96,7 +96,7 @@ def load(
 
 
 def read_state_dict(
-    path: pathlib.Path, *, named: Sequence[str] = ()
+    path: pathlib.Path, *, named: Sequence[str] = (), names: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """The tensors of a file that PyTorch users save; floats as float32.
 
@@ -107,6 +107,8 @@ def read_state_dict(
     Args:
         path: A `.safetensors`, `.pt` or `.pth` file.
         named: Names, or beginnings of names, that are to stay as they are.
+        names: Those of the very network; where the file has all of them, nothing is
+            made of its tensors.
 
     Raises:
         CheckpointError: The file is missing, damaged, needs code to be read, holds no
@@ -120,7 +122,11 @@ def read_state_dict(
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # Found out below.
                 tensors[name] = np.asarray(array, np.float32)
-    tensors = _folded(_unwrapped(tensors, named), path)
+    needed = {name for name in names if not name.endswith(UNUSED)}
+    if not names or not needed <= tensors.keys():
+        tensors = _unwrapped(tensors, named or names)
+    if not names or not needed <= tensors.keys():
+        tensors = _folded(tensors, path)
     weights.check_finite(tensors, source=str(path))
     return tensors
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from dfkd_jax.config import NetworkConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, did_you_mean
-from dfkd_jax.models import registry
+from dfkd_jax.models import adapters, registry
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import admission, checkpoints, files, progress, weights
 from dfkd_jax.runtime.trained import TrainedNetwork
-from dfkd_jax.teachers import pytorch
+from dfkd_jax.teachers import live, pytorch
 
 PYTORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -62,12 +62,13 @@ def load(config: NetworkConfig, *, dataset: str = "") -> TrainedNetwork:
     """
     path = find(config.weights)
     stored = _read(path, config, dataset)
-    module = registry.create(
+    model = adapters.create(
         config.name,
         num_classes=stored.description.num_classes,
         arguments=stored.description.arguments,
+        image_shape=tuple(stored.description.image_shape),
     )
-    teacher = admission.restore(stored, Linen(module), source=str(path))
+    teacher = admission.restore(stored, model, source=str(path))
     admission.check_teacher(teacher, source=str(path))
     return teacher
 
@@ -91,13 +92,41 @@ def _read(path, config, dataset):
                 f"config.teacher.{key} is missing: the weights {config.weights} do not "
                 "know it."
             )
-    module = registry.create(config.name, arguments=config.arguments)
-    expected, num_classes = admission.trace(
-        Linen(module), config.image_shape, network=config.name
+    network = registry.create(config.name, arguments=config.arguments)
+    shape = config.image_shape
+    if adapters.framework_of(network) == "linen":
+        model = admission.finished(
+            Linen(network), shape, network=config.name, output=config.logits
+        )
+        expected, num_classes = admission.trace(model, shape, network=config.name)
+        variables = _linen_variables(path, tensors, expected, config)
+    else:
+        if config.mapping:
+            raise _unused("mapping", config.mapping, "the network knows its own names")
+        model, variables = live.load(network, path, image_shape=shape)
+        model = admission.finished(
+            model, shape, network=config.name, output=config.logits
+        )
+        _, num_classes = admission.trace(model, shape, network=config.name)
+    description = weights.Description(
+        network=config.name,
+        num_classes=num_classes,
+        image_shape=config.image_shape,
+        mean=config.mean,
+        std=config.std,
+        dataset=dataset,
+        arguments=config.arguments,
+        output=config.logits,
     )
+    return weights.Stored(variables=variables, description=description)
+
+
+def _linen_variables(path, tensors, expected, config):
+    """Variables of a linen network from what does not describe it."""
+    linen = _as_linen(tensors, expected)
     if path.is_dir():
         variables = checkpoints.load_variables(path)
-    elif linen := _as_linen(tensors, expected):
+    elif linen:
         variables = weights.unflatten(linen, source=str(path))
     elif tensors or path.name.lower().endswith(PYTORCH):
         variables = pytorch.load(
@@ -113,18 +142,9 @@ def _read(path, config, dataset):
     if about := registry.about(config.name):
         progress.say(
             f"{path} does not describe its network: read as {config.name} ({about}). "
-            "Write one that does otherwise as a linen module (config.teacher.module)."
+            "Name the class of one that does otherwise (config.teacher.module)."
         )
-    description = weights.Description(
-        network=config.name,
-        num_classes=num_classes,
-        image_shape=config.image_shape,
-        mean=config.mean,
-        std=config.std,
-        dataset=dataset,
-        arguments=config.arguments,
-    )
-    return weights.Stored(variables=variables, description=description)
+    return variables
 
 
 def _check_unused(path, config, description):
@@ -135,6 +155,8 @@ def _check_unused(path, config, description):
         given, known = getattr(config, key), tuple(getattr(description, key))
         if given and (len(given) != len(known) or not np.allclose(given, known)):
             raise _unused(key, given, f"{path} says {known}")
+    if config.logits not in ("", description.output):
+        raise _unused("logits", config.logits, f"{path} says {description.output!r}")
     for key, given in config.arguments.items():
         known = description.arguments.get(key, given)
         if json.dumps(known) != json.dumps(given):  # Tuples are lists there.

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 from safetensors.numpy import save as serialise
 
-from dfkd_jax import evaluate, json_settings
+from dfkd_jax import evaluation, json_settings
 from dfkd_jax.config import default_config
 from dfkd_jax.data import held_out, mirrors, raw_files
 from dfkd_jax.errors import DfkdError
@@ -98,7 +98,7 @@ def transfer_set(data: bytes) -> None:
 def record(data: bytes) -> None:
     path = _file("run/run.json", data)
     weights.describe(files.read_object(path).get("description"), source=str(path))
-    evaluate.find_teacher(path.parent)
+    evaluation.find_teacher(path.parent)
 
 
 def report(data: bytes) -> None:

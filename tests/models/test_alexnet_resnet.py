@@ -150,7 +150,7 @@ def test_soft_labels_from_the_pooled_features_of_a_resnet(window):
     module = SMALL["resnet"]
     images = jnp.zeros((1, *SHAPE))
     variables = jax.jit(module.init)(jax.random.key(0), images)
-    teacher = api.network(module, variables, image_shape=SHAPE, mean=0.5, std=0.25)
+    teacher = api.from_linen(module, variables, image_shape=SHAPE, mean=0.5, std=0.25)
     teacher = dataclasses.replace(teacher, variables=variables)  # On the devices.
     targets = TargetsConfig(sigma=2.0, window=window)
     layer = soft_targets.find_feature_layer(targets, teacher)

@@ -376,7 +376,7 @@ def test_a_shared_layer_is_counted_and_a_made_kernel_has_its_leaves():
     [("linen CNN", ""), ("linen tanh", "log_softmax"), ("function", "")],
 )
 def test_a_softmax_at_the_end_is_seen(name, ending):
-    assert traced(name).ending() == ending
+    assert traced(name).ending == ending
 
 
 def test_a_softmax_at_the_end_is_seen_whoever_wrote_it():
@@ -384,7 +384,7 @@ def test_a_softmax_at_the_end_is_seen_whoever_wrote_it():
         powers = jnp.exp(images.reshape(images.shape[0], -1) @ kernel)
         return powers / powers.sum(1, keepdims=True)
 
-    assert graph.Graph(function, jnp.ones((128, 4)), IMAGES).ending() == "softmax"
+    assert graph.Graph(function, jnp.ones((128, 4)), IMAGES).ending == "softmax"
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_batch_norms_and_their_moments(case, norms):
     )
     assert len(moments) == len(norms)
     paths = {
-        graph._path(path): leaf
+        graph.path_of(path): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
     }
     for norm, one, found in zip(norms.values(), features, moments, strict=True):

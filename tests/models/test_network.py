@@ -397,8 +397,8 @@ def test_anybodys_class_is_created_with_its_arguments():
     [
         ("lenet", {}, ["'lenet' is not known", 'Did you mean "lenet5"?']),
         ("no_such_package:Net", {}, ["cannot be imported", "package.module:Class"]),
-        ("custom_nets:SmalCnn", {}, ["no linen module", 'mean "SmallCnn"?']),
-        ("custom_nets:NotLinen", {}, ["no linen module", "SmallCnn"]),
+        ("custom_nets:SmalCnn", {}, ["no network of linen", 'mean "SmallCnn"?']),
+        ("custom_nets:NotLinen", {}, ["no network of linen", "SmallCnn"]),
         ("custom_nets:SmallCnn", {"widht": 2}, ["no argument 'widht'", '"width"?']),
         ("custom_nets:Stage", {}, ["custom_nets:Stage", "width"]),
     ],

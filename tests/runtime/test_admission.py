@@ -277,8 +277,6 @@ def test_extra_tensors_are_named():
 @pytest.mark.parametrize(
     ("end", "phrase"),
     [
-        (nn.softmax, "softmax"),
-        (lambda z: nn.softmax(z / 4), "softmax"),
         (nn.sigmoid, "sigmoid"),
         (nn.hard_sigmoid, "sigmoid"),
         (lambda z: jnp.round(nn.softmax(z)), "softmax"),
@@ -286,8 +284,6 @@ def test_extra_tensors_are_named():
         (lambda z: jax.nn.one_hot(z.argmax(-1), 3), "softmax"),
     ],
     ids=[
-        "softmax",
-        "tempered",
         "sigmoid",
         "hard sigmoid",
         "rounded",
@@ -319,6 +315,78 @@ def test_logits_are_taken(end):
 def test_answers_that_are_no_numbers(end):
     with pytest.raises(CheckpointError, match="answers with NaN or infinity"):
         admission.check_teacher(admit(Net(end=end)), source="The file")
+
+
+def exponentials(z):
+    odds = jnp.exp(z - z.max(-1, keepdims=True))
+    return odds / odds.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [nn.softmax, exponentials, lambda z: nn.softmax(z / 4)],
+    ids=["softmax", "by hand", "tempered"],
+)
+def test_a_softmax_is_cut_off(end):
+    variables = start(Net())
+    images = jax.random.normal(jax.random.key(1), (5, *SHAPE))
+    expected = admit(Net(), variables).logits(images)
+    found = admit(Net(end=end), variables)
+    scale = 4 if end not in (nn.softmax, exponentials) else 1
+    np.testing.assert_allclose(scale * found.logits(images), expected, rtol=1e-5)
+    admission.check_teacher(found, source="The file")
+    layers = list(found.layers())
+    assert layers == list(admit(Net(), variables).layers())
+    for layer in layers:
+        again = found.head(found.features(images, layer=layer), layer=layer)
+        np.testing.assert_allclose(again, found.logits(images), rtol=1e-5, atol=1e-6)
+    logits, _ = found.model.train_logits(variables, images, jax.random.key(0))
+    np.testing.assert_allclose(scale * logits, expected, rtol=1e-5)
+
+
+def test_one_sigmoid_is_two_classes():
+    module = Net(num_classes=1, end=nn.sigmoid)
+    variables = start(module)
+    found = admission.admit(
+        Linen(module), variables, describe(module, num_classes=2), source="The file"
+    )
+    images = jax.random.normal(jax.random.key(1), (5, *SHAPE))
+    chance = module.apply(variables, images)
+    logits = found.logits(images)
+    np.testing.assert_allclose(nn.softmax(logits)[:, 1:], chance, atol=1e-6)
+    np.testing.assert_array_equal(logits[:, 0], np.zeros(5))
+
+
+class Several(Net):
+    """Features and logits, as a tuple or by name."""
+
+    named: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        logits = nn.softmax(nn.Dense(3, name="last")(x.reshape(x.shape[0], -1)))
+        return {"x": x, "probs": logits} if self.named else (x, logits)
+
+
+@pytest.mark.parametrize(("named", "output"), [(False, "1"), (True, "probs")])
+def test_one_of_several_outputs(named, output, tmp_path):
+    module = Several(named=named)
+    variables = start(module)
+    with pytest.raises(CheckpointError, match=r"several things .*say which are the"):
+        admit(module, variables)
+    with pytest.raises(CheckpointError, match="logits='y'"):
+        admit(module, variables, output="y")
+    found = admit(module, variables, output=output)
+    images = jax.random.normal(jax.random.key(1), (5, *SHAPE))
+    outputs = module.apply(variables, images)
+    probs = outputs["probs"] if named else outputs[1]
+    np.testing.assert_allclose(nn.softmax(found.logits(images)), probs, atol=1e-6)
+    found.save(tmp_path / "w")
+    assert weights.read(tmp_path / "w").description == found.description
+    again = restore(tmp_path / "w", module)
+    np.testing.assert_array_equal(again.logits(images), found.logits(images))
+    with pytest.raises(CheckpointError, match="returns one thing"):
+        admit(Net(), start(Net()), output="0")
 
 
 @pytest.mark.parametrize("factor", [0.0, -0.0])

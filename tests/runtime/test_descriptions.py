@@ -22,7 +22,9 @@ FIELDS = {
 def test_comes_back_as_it_was_written():
     found = descriptions.describe(FIELDS, source="it")
     assert found.image_shape == (28, 28, 1)
-    assert json.loads(json.dumps(dataclasses.asdict(found))) == FIELDS
+    assert json.loads(json.dumps(found.to_json())) == FIELDS
+    chosen = dataclasses.replace(found, output="1")
+    assert descriptions.describe(chosen.to_json(), source="it") == chosen
 
 
 @pytest.mark.parametrize(

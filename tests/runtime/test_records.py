@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dfkd_jax import evaluate
+from dfkd_jax import evaluation
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.runtime import records
 
@@ -111,4 +111,4 @@ def test_a_run_whose_teacher_cannot_be_read(tmp_path, config):
     """`evaluate` and `export` look it up."""
     (tmp_path / "run.json").write_text(json.dumps({"config": config}))
     with pytest.raises(CheckpointError):
-        evaluate.load_teacher(tmp_path, module="", flag="--teacher_module")
+        evaluation.load_teacher(tmp_path, module="", flag="--teacher_module")

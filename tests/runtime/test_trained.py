@@ -1,4 +1,4 @@
-"""One value: what it answers of pixels, what devices get, what it says of itself."""
+"""One value: what it answers of pixels, how devices take it, what it says of itself."""
 
 import described
 import jax

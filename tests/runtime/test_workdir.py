@@ -48,6 +48,7 @@ def test_another_run_is_refused_and_differences_are_named(tmp_path, change, diff
 def test_a_setting_that_is_gone_is_a_difference():
     assert workdir.compare({"a": 1, "b": 2}, {"a": 1}) == ["b was 2 and is now None"]
     assert workdir.compare({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+    assert workdir.compare({"a": [[1, [2]]]}, {"a": ((1, (2,)),)}) == []
 
 
 def test_of_many_differences_five_are_named(tmp_path):

@@ -61,7 +61,7 @@ def train(module: Any, *, num_steps: int = 400) -> Any:
             images[chosen],
             labels[chosen],
         )
-    return api.network(
+    return api.from_linen(
         module,
         {"params": params} | variables,
         image_shape=IMAGE_SHAPE,

@@ -12,9 +12,10 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save_file
 from tiny_runs import fingerprint, read_transfer_set
 
-from dfkd_jax import api, export, inspect
+from dfkd_jax import api, inspection
 from dfkd_jax.config import NetworkConfig, TargetsConfig
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
+from dfkd_jax.exporting import sources
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import admission, weights, writers
 from dfkd_jax.teachers import weights as teachers
@@ -271,16 +272,16 @@ def variables_of(module):
     ("module", "phrase"),
     [
         (custom_nets.Shared(), "'again' is called 2 times"),
-        (custom_nets.NoKernel(), "nothing can be a feature layer"),
+        (custom_nets.NoKernel(), "choose one of none"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_networks_without_such_a_layer(tmp_path, module, phrase):
-    teacher = api.network(
+    teacher = api.from_linen(
         module, variables_of(module), image_shape=digits.IMAGE_SHAPE, mean=0, std=1
     )
     with pytest.raises(ConfigError, match=phrase):
-        api.distil(
+        api.distill(
             teacher,
             module,
             workdir=tmp_path / "run",
@@ -292,7 +293,7 @@ def test_networks_without_such_a_layer(tmp_path, module, phrase):
 def test_deep_inversion_of_a_network_of_ones_own(teacher, tmp_path):
     """Hard labels and the statistics of its BatchNorms, then the student by SGD."""
     workdir = tmp_path / "run"
-    student = api.distil(
+    student = api.distill(
         teacher,
         custom_nets.SmallCnn(width=7),
         workdir=workdir,
@@ -316,7 +317,7 @@ def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsy
     """It is good before it has learnt anything; one that cannot is refused at once."""
     accuracies = {}
     for start in ("random", "teacher"):
-        student = api.distil(
+        student = api.distill(
             teacher,
             custom_nets.SmallCnn(width=8),
             workdir=tmp_path / start,
@@ -330,7 +331,7 @@ def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsy
         "Start: a part of the teacher, fitted on 800 images" in capsys.readouterr().out
     )
     with pytest.raises(ConfigError, match="'conv' is wider in the student"):
-        api.distil(
+        api.distill(
             teacher,
             custom_nets.SmallCnn(width=17),
             workdir=tmp_path / "wide",
@@ -340,7 +341,7 @@ def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsy
 
 
 def test_python_api(teacher, folder, tmp_path, capsys):
-    student = api.distil(
+    student = api.distill(
         teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
     )
     first = fingerprint(tmp_path / "run")
@@ -351,18 +352,18 @@ def test_python_api(teacher, folder, tmp_path, capsys):
         student.predict_proba((images[:2] * 255).round().astype(np.uint8)),
         atol=0.2,
     )
-    figures = api.evaluate(student, images, labels, teacher=teacher)
+    figures = api.evaluate(student, images, labels, reference=teacher)
     share = (student.predict(images) == labels).mean()
     assert figures["accuracy"] == pytest.approx(share)
     assert 0 <= figures["agreement_with_teacher"] <= 1
     assert "agreement_with_teacher" not in api.evaluate(teacher, images, labels)
 
     # The same call finds everything done; another teacher is refused.
-    again = api.distil(
+    again = api.distill(
         teacher, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
     )
     assert again.sha256 == student.sha256 == first["student"]
-    other = api.network(
+    other = api.from_linen(
         teacher.model.module,
         jax.tree.map(lambda leaf: leaf + 0.01, teacher.variables),
         image_shape=digits.IMAGE_SHAPE,
@@ -370,12 +371,12 @@ def test_python_api(teacher, folder, tmp_path, capsys):
         std=digits.STD,
     )
     with pytest.raises(CheckpointError, match="teacher_sha256"):
-        api.distil(
+        api.distill(
             other, custom_nets.SmallCnn(width=7), workdir=tmp_path / "run", **TINY
         )
 
     for which, expected in {"teacher": teacher, "student": student}.items():
-        exported = export.load_network(
+        exported = sources.load_network(
             str(tmp_path / "run"), which=which, module="custom_nets:SmallCnn"
         )
         assert exported.sha256 == expected.sha256
@@ -388,7 +389,7 @@ def test_python_api(teacher, folder, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="takes images"):
         api.evaluate(student, images[:, :4], labels)
     with pytest.raises(ConfigError, match=r"num_image\W"):
-        api.distil(
+        api.distill(
             teacher, "lenet5_half", workdir=tmp_path / "x", synthesis={"num_image": 1}
         )
     with pytest.raises(ConfigError, match='Did you mean "synthesis"'):
@@ -415,11 +416,11 @@ def test_inspection_says_what_our_networks_are(lab):
 
 def test_inspection_of_a_large_network(teacher, monkeypatch):
     """Feature maps are passed over, unless they are asked for."""
-    monkeypatch.setattr(inspect, "LARGE", 1.0)
+    monkeypatch.setattr(inspection, "LARGE", 1.0)
     assert [item.layer for item in api.inspect(teacher)] == ["hidden", "logits"]
     asked = [item.layer for item in api.inspect(teacher, maps=True)]
     assert asked == ["conv", "hidden", "logits"]
-    _, left_out = inspect.choose_layers(TargetsConfig(), teacher, maps=False)
+    _, left_out = inspection.choose_layers(TargetsConfig(), teacher, maps=False)
     assert left_out == ["conv"]
 
 

@@ -1,5 +1,6 @@
 """`python -m dfkd_jax.export`, and what its documentation says about the files."""
 
+import importlib
 import importlib.util
 import json
 import re
@@ -166,7 +167,7 @@ def test_jax_loader_of_the_readme(exported, pixels, monkeypatch):
 
 def test_pytorch_loader_of_the_readme(exported, pixels, monkeypatch):
     pytest.importorskip("torch")
-    code = five_lines("torch")
+    code = five_lines("DataLoader")
     show = (
         "\nbatches = list(loader)"
         "\nassert {x.shape[1:] for x, _ in batches} == {(1, 28, 28)}"
@@ -197,7 +198,9 @@ def _parse(arguments):
 
     from absl import flags
 
-    from dfkd_jax import command_line, export
+    from dfkd_jax import command_line
+
+    export = importlib.import_module("dfkd_jax.export")
 
     def parse_only(main):
         command_line._parse(sys.argv)

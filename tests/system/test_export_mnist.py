@@ -6,9 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from dfkd_jax import export
 from dfkd_jax.data import tfds
-from dfkd_jax.exporting import networks
+from dfkd_jax.exporting import networks, sources
 
 pytestmark = pytest.mark.network
 PRELUDE = "import sys\nsys.modules['dfkd_jax'] = None\nimport numpy as np\n"
@@ -41,7 +40,7 @@ def test_predictions_are_the_same_to_the_last_image(tmp_path, images, format_nam
     if format_name == "onnx":
         pytest.importorskip("jax2onnx")
         pytest.importorskip("onnxruntime")
-    network = export.load_network("mnist_lenet5")
+    network = sources.load_network("mnist_lenet5")
     networks.write(tmp_path / "network", network, format_name=format_name)
     np.save(tmp_path / "images.npy", images)
     subprocess.run(

@@ -60,7 +60,7 @@ def change(path, **values):
 
 
 def _distil(checkpoint, workdir):
-    api.distil(
+    api.distill(
         api.load(checkpoint),
         "lenet5_half_dafl",
         workdir=workdir,

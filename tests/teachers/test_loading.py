@@ -47,7 +47,9 @@ def settings(weights_path, **changes):
 @pytest.fixture
 def described(tmp_path):
     path = tmp_path / "teacher.safetensors"
-    api.network(Net(), variables_of(), image_shape=SHAPE, mean=0.5, std=0.25).save(path)
+    api.from_linen(Net(), variables_of(), image_shape=SHAPE, mean=0.5, std=0.25).save(
+        path
+    )
     return path
 
 
@@ -98,7 +100,7 @@ def test_one_check_of_pixels_for_both_ways_in(mean, std, phrase):
     with pytest.raises(ConfigError, match=phrase):
         settings("x", mean=mean, std=std)
     with pytest.raises(ConfigError, match=phrase):
-        api.network(Net(), variables_of(), image_shape=SHAPE, mean=mean, std=std)
+        api.from_linen(Net(), variables_of(), image_shape=SHAPE, mean=mean, std=std)
 
 
 # Files under linen's names.
@@ -268,7 +270,7 @@ def test_layers_of_tokens_are_no_feature_layers():
     from dfkd_jax.methods import soft_targets
 
     module = Tokens()
-    teacher = api.network(
+    teacher = api.from_linen(
         module, variables_of(module), image_shape=SHAPE, mean=0.5, std=0.5
     )
     found = soft_targets.find_feature_layer(config.TargetsConfig(), teacher)
@@ -288,9 +290,12 @@ def test_a_token_network_without_a_vector():
 
     from dfkd_jax.methods import soft_targets
 
-    teacher = api.network(
+    teacher = api.from_linen(
         All(), variables_of(All()), image_shape=SHAPE, mean=0.5, std=0.5
     )
-    with pytest.raises(ConfigError, match="nothing can be a feature layer"):
-        soft_targets.find_feature_layer(config.TargetsConfig(), teacher)
+    layer = soft_targets.find_feature_layer(config.TargetsConfig(), teacher)
+    assert layer.output_shape == (3,)  # The logits.
+    with pytest.raises(ConfigError, match="gives tokens"):
+        asked = config.TargetsConfig(feature_layer="only")
+        soft_targets.find_feature_layer(asked, teacher)
     assert teacher.predict_proba(np.zeros((2, *SHAPE))).shape == (2, 3)

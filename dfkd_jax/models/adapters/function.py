@@ -1,44 +1,48 @@
 """Any function of variables and images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models.adapters import Network
+from dfkd_jax.models import adapters, registry
 
 
-def from_function(
-    function: Callable[[Any, Any], Any], variables: Any, *, source: str = "function"
-) -> Network:
-    """A network of `function(variables, images) -> logits`.
+class Function(adapters.Live):
+    """`function(variables, images) -> logits`, which cannot be trained."""
 
-    Args:
-        function: Pure; in evaluation mode.
-        variables: A tree of arrays.
-        source: What messages call it.
+    def __init__(
+        self, function: Callable[[Any, Any], Any], variables: Any, *, source: str
+    ):
+        """Takes a pure function in evaluation mode, with a tree of arrays.
 
-    Raises:
-        ConfigError: There are no weights, or there is something else among them.
-    """
-    leaves = jax.tree.leaves(variables)
-    for leaf in leaves:
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-            raise ConfigError(
-                f"{source}: its variables hold a {type(leaf).__name__}, expected "
-                "arrays alone: leave out what is no weight."
+        Raises:
+            ConfigError: There are no weights, or there is something else among them.
+        """
+        adapters.check_weights(variables, source=source)
+        self._function, self._tree, self._source = function, variables, source
+        self.name = registry.name_of(function)
+        self._is_grouped = isinstance(variables, Mapping) and "params" in variables
+        if self._is_grouped:
+            self.variables = adapters.nested(variables)
+        else:
+            self.variables = adapters.groups(
+                jax.tree.map(lambda leaf: leaf if _is_float(leaf) else None, variables),
+                jax.tree.map(lambda leaf: None if _is_float(leaf) else leaf, variables),
             )
-        floating = jax.numpy.issubdtype(leaf.dtype, np.floating)
-        if floating and not np.isfinite(leaf).all():
+
+    def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
+        """Logits."""
+        if key:
             raise ConfigError(
-                f"{source}: a weight {tuple(leaf.shape)} holds NaN or infinity: load "
-                "the weights of a network that was trained to the end."
+                f"{self._source} is a teacher alone: for a student give a network of "
+                "linen, NNX, Equinox or Keras."
             )
-    if not any(jax.numpy.issubdtype(leaf.dtype, np.floating) for leaf in leaves):
-        raise ConfigError(
-            f"{source}: no weight of a floating dtype was found among its "
-            f"{len(leaves)} variables: give the weights, not quantized."
-        )
-    return Network(function=function, variables=variables, source=source)
+        parts = [variables] if self._is_grouped else variables.values()
+        return self._function(adapters.filled(self._tree, *parts), images)
+
+
+def _is_float(leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -2,39 +2,75 @@
 
 from typing import Any
 
+import jax
+
 from dfkd_jax.errors import ConfigError
-from dfkd_jax.models.adapters import Network, checked, needed
-from dfkd_jax.models.adapters.function import from_function
+from dfkd_jax.models import adapters, registry
 
 
-def from_keras(model: Any) -> Network:
-    """A network of a live Keras model.
+class Keras(adapters.Live):
+    """A model: trainable variables, and others but for the states of its seeds."""
 
-    Raises:
-        ConfigError: It is no Keras model, not built yet, or of another backend.
-    """
-    keras = needed("keras", extra="keras")
-    model = checked(model, keras.Model, name="from_keras")
-    if keras.backend.backend() != "jax":
-        raise ConfigError(
-            f"Keras computes with {keras.backend.backend()}: set the environment "
-            "variable KERAS_BACKEND=jax before Keras is imported."
+    def __init__(self, model: Any):
+        """Takes the model, which is left as it is.
+
+        Raises:
+            ConfigError: It is not built yet, or of another backend.
+        """
+        keras = adapters.needed("keras", extra="keras")
+        if keras.backend.backend() != "jax":
+            raise ConfigError(
+                f"Keras computes with {keras.backend.backend()}: set the environment "
+                "variable KERAS_BACKEND=jax before Keras is imported."
+            )
+        if not model.built:
+            raise ConfigError(
+                f"The Keras model {model.name!r} has no weights yet: call it on images "
+                "once."
+            )
+        self._model, self.name = model, registry.name_of(model)
+        groups = model.trainable_variables, model.non_trainable_variables
+        found = [{one.path: one.value for one in group} for group in groups]
+        if sum(map(len, found)) < sum(map(len, groups)):
+            raise ConfigError(
+                f"Two variables of the Keras model {model.name!r} have one path: name "
+                "its layers apart."
+            )
+        self._params, others = found
+        self._seeds = {path: v for path, v in others.items() if _is_seed(path)}
+        self._others = {path: v for path, v in others.items() if not _is_seed(path)}
+        self.variables = adapters.groups(self._params, self._others)
+        adapters.check_weights(self.variables, source=f"The Keras model {model.name}")
+
+    def __call__(self, variables: Any, images: Any, *key: Any) -> Any:
+        """See `Model`."""
+        params = adapters.filled(self._params, variables["params"])
+        others = adapters.filled(self._others, variables.get("batch_stats", {}))
+        for place, (path, seed) in enumerate(self._seeds.items()):
+            others[path] = seed
+            if key:
+                drawn = jax.random.fold_in(key[0], place)
+                others[path] = jax.random.bits(drawn, seed.shape, seed.dtype)
+        names = [one.path for one in self._model.non_trainable_variables]
+        logits, changed = self._model.stateless_call(
+            [params[one.path] for one in self._model.trainable_variables],
+            [others[name] for name in names],
+            images,
+            training=bool(key),
         )
-    if not model.built:
-        raise ConfigError(
-            f"The Keras model {model.name!r} has no weights yet: call it on images "
-            "once."
-        )
-    groups = model.trainable_variables, model.non_trainable_variables
-    variables = {one.path: one.value for group in groups for one in group}
-    if len(variables) < sum(map(len, groups)):
-        raise ConfigError(
-            f"Two variables of the Keras model {model.name!r} have one path: name its "
-            "layers apart."
+        if not key:
+            return logits
+        changed = dict(zip(names, changed, strict=True))
+        return logits, adapters.groups(
+            {}, {name: changed[name] for name in self._others}
         )
 
-    def function(variables, images):
-        given = ([variables[one.path] for one in group] for group in groups)
-        return model.stateless_call(*given, images, training=False)[0]
 
-    return from_function(function, variables, source=f"Keras {model.name}")
+def _is_seed(path):
+    return path.endswith("seed_generator_state")
+
+
+def adapt(model: Any) -> tuple[Keras, Any]:
+    """A live Keras model."""
+    found = Keras(model)
+    return found, found.variables
