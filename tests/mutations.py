@@ -70,8 +70,8 @@ FAULTS = {
     ),
     "exporting": Fault(
         "exporting/networks.py",
-        "images = (pixels - mean) / std",
-        "images = pixels - mean",
+        "trained.model.logits(variables, trained.normalize(pixels))",
+        "trained.model.logits(variables, pixels)",
         "exporting",
     ),
     "models": Fault(
@@ -92,6 +92,12 @@ FAULTS = {
         "return float(entropy(labels.mean(0)) + entropy(labels).mean())",
         "reporting/test_findings.py",
     ),
+    "sources": Fault(
+        "sources/shapes.py",
+        "image = jnp.where(is_kept, image, image[:, ::-1])",
+        "image = jnp.where(is_kept, image, image[::-1])",
+        "sources",
+    ),
     "sweeps": Fault(
         "sweeps/plan.py",
         'f"--config.seed={seed}"',
@@ -105,10 +111,10 @@ FAULTS = {
         "teachers",
     ),
     "methods": Fault(
-        "methods/task.py",
-        "if hosts.first_says(path.exists()):",
-        "if hosts.first_says(False):",
-        "system/test_resume.py",
+        "methods/pilot.py",
+        "if spread(draw(float(np.exp(middle)), keys)) < DECIDED:",
+        "if spread(draw(float(np.exp(middle)), keys)) > DECIDED:",
+        "methods",
     ),
 }
 

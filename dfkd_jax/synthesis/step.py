@@ -53,11 +53,15 @@ def make_init(
     def begin(teacher, key, index, labels):
         keys = rng.per_example(rng.stream(key, "procedural images"), index)
         keys = jax.vmap(functools.partial(jax.random.split, num=CANDIDATES))(keys)
-        pixels = draw(keys.reshape(-1))
-        answers = jax.nn.log_softmax(
-            teacher.logits(teacher.normalize(pixels)) / temperature
-        )
-        return parameterisation.begin(pixels[(labels @ answers.T).argmax(1)])
+
+        def answer(keys):
+            logits = teacher.logits(teacher.normalize(draw(keys)))
+            return jax.nn.log_softmax(logits / temperature)
+
+        # As many at a time as there are labels; the chosen ones are drawn again.
+        answers = jax.lax.map(answer, keys.T).reshape(-1, labels.shape[-1])
+        chosen = keys.T.reshape(-1)[(labels @ answers.T).argmax(1)]
+        return parameterisation.begin(draw(chosen))
 
     def init(constants, batch):
         (teacher, key), (index, labels) = constants, batch
