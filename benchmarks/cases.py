@@ -86,14 +86,21 @@ def case(name: str) -> Case:
         ),
         feature_layer="pool" if name.startswith("resnet") else "dense_2",
         synthesis=SynthesisConfig(
+            temperature=10.0,
+            activation_weight=0.05,
+            init="normal",
             grid_factors=(1,),
             pixel_bounds="none",
-            total_variation=0.0,
-            l2=0.0,
             max_shift=0,
         ),
         distillation=DistillationConfig(
-            loss="l1", mixup=0.0, cutmix=0.0, shift=0.0, affine=0.0, elastic=0.0
+            loss="l1",
+            start="random",
+            mixup=0.0,
+            cutmix=0.0,
+            shift=0.0,
+            affine=0.0,
+            elastic=0.0,
         ),
     )
 

@@ -168,7 +168,7 @@ def runs() -> dict[str, Any]:
 def _parsed(config):
     """A config that comes with the package: variants may leave some of it idle."""
     values = config.to_dict()
-    return parse(values, base=values, shipped=True)
+    return parse(values, base=values)
 
 
 def measured() -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_unit_grows_with_the_logits():
 @pytest.mark.parametrize("kind", ["variance", "std"])
 def test_sigma_makes_labels_as_decided_for_any_teacher(scale, kind):
     found = teacher(scale)
-    targets = TargetsConfig(sigma=0.0, scale=kind)
+    targets = TargetsConfig(sigma=0.0, scale=kind, candidates=1)
     layer = soft_targets.find_feature_layer(targets, found)
     draw = soft_targets.make_targets(targets, found, layer)
     keys = rng.per_example(jax.random.key(3), jnp.arange(500))

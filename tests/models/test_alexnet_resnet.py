@@ -152,7 +152,7 @@ def test_soft_labels_from_the_pooled_features_of_a_resnet(window):
     variables = jax.jit(module.init)(jax.random.key(0), images)
     teacher = api.from_linen(module, variables, image_shape=SHAPE, mean=0.5, std=0.25)
     teacher = dataclasses.replace(teacher, variables=variables)  # On the devices.
-    targets = TargetsConfig(sigma=2.0, window=window)
+    targets = TargetsConfig(sigma=2.0, candidates=1, window=window)
     layer = soft_targets.find_feature_layer(targets, teacher)
     assert layer.name == "pool"
     draw = soft_targets.make_targets(targets, teacher, layer)

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from dfkd_jax import config_files, evaluate
+from dfkd_jax import config_files, evaluation
 from dfkd_jax.errors import CheckpointError, ConfigError, DfkdError
 from dfkd_jax.runtime import files, records, workdir, writers
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
@@ -107,7 +107,7 @@ def test_a_name_that_is_none(tmp_path, text):
     config = {"teacher": {"weights": text, "network": "lenet5"}}
     (tmp_path / "run.json").write_text(json.dumps({"config": config}))
     with pytest.raises(DfkdError):
-        evaluate.load_teacher(tmp_path, module="", flag="--teacher_module")
+        evaluation.load_teacher(tmp_path, module="", flag="--teacher_module")
 
 
 @pytest.mark.parametrize(

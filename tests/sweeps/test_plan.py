@@ -152,7 +152,7 @@ def test_the_student_does_not_change_the_transfer_set():
         (["targets=1"], [], ["config.targets"]),
         (["targets.sigma"], [], ["--set=targets.sigma", "key=value"]),
         (["targets.sigma=1,zero"], [], ["config.targets.sigma=zero", "a number"]),
-        (["targets.sigma=1,-1"], [], ["config.targets.sigma=-1.0", "above 0"]),
+        (["targets.sigma=1,-1"], [], ["config.targets.sigma=-1.0", "from 0"]),
         (["targets.sigma=1,1.0"], [], ["targets.sigma=1 is given twice"]),
         (["targets.sigma="], [], ["config.targets.sigma="]),
         (["targets.sigma=1", "targets.sigma=2"], [], ["varied twice"]),

@@ -91,6 +91,7 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
         batch_size=TINY["distillation.batch_size"],
         warmup_steps=0,
         loss="hinton",
+        temperature=4.0,
         shift=1.0,
         noise=0.1,
     )
