@@ -166,6 +166,10 @@ print(*sorted(f"configs/{path.relative_to(folder)}" for path in folder.rglob("*.
     assert any(path.endswith("mnist_lenet5.safetensors") for path in paths)
     names = {name for name in configs.split() if not name.endswith("__init__.py")}
     assert names == set(FILES)
+    modules = {
+        path.relative_to(REPOSITORY) for path in (REPOSITORY / "dfkd_jax").rglob("*.py")
+    }
+    assert {path for path in modules if not (installed / path).is_file()} == set()
 
 
 @pytest.mark.full
