@@ -407,6 +407,7 @@ def test_inspection_from_python(teacher):
         api.inspect(teacher, targets={"sigmas": 3})
 
 
+@pytest.mark.full
 def test_inspection_says_what_our_networks_are(lab):
     """One of another kind would be read as one of them, under the same names."""
     command = lab.runner.start("inspect", "--config=configs/mnist.py:smoke")

@@ -74,6 +74,7 @@ def _distil(checkpoint, workdir):
     )
 
 
+@pytest.mark.full
 def test_a_student_made_in_python(lab, finished_workdir, tmp_path):
     """Of a teacher that is of this package, but not the usual one."""
     without_pictures = {figures.SWITCH: "off"}

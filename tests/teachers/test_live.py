@@ -186,6 +186,7 @@ def test_a_mapping_is_not_needed(tmp_path):
         teachers.load(settings(name, path, mapping="map.json"))
 
 
+@pytest.mark.full
 def test_a_student_of_another_framework_by_name(tmp_path):
     name, path, _ = nnx_safetensors(tmp_path)
     tiny = {"num_images": 8, "images_per_device": 8, "num_steps": 2}
