@@ -48,6 +48,7 @@ def tiny(variant: str) -> dict[str, Any]:
         settings["distillation.warmup_steps"] = 0
     if variant == "noise":
         settings["synthesis.num_steps"] = 0
+        del settings["synthesis.steps_per_call"]  # It would have no effect.
     return settings
 
 
