@@ -120,8 +120,10 @@ def test_how_near_pseudo_samples_come(
     found = files.read_object(workdir / "neighbours.json")
     assert found["num_equal"] == 2
     assert found["transfer_set_sha256"] == made.digest()
-    # Four of 28 columns are 231 instead of 33, the others 0.
-    grey = np.sqrt((4 * 198**2 + 24 * 33**2) / 28) / 255
+    # Four of 28 columns are 231 instead of 33, the others 0; the first pixel, which is
+    # 255, lies in the columns of the nearest.
+    squares = (4 * 28 - 1) * 198**2 + 24**2 + 24 * 28 * 33**2
+    grey = np.sqrt(squares / 784) / 255
     np.testing.assert_allclose(found["held_out_images"], np.full(6, grey), atol=1e-5)
 
 
