@@ -40,7 +40,7 @@ silent about this network. Settings of the recipe are ours.
 
 from ml_collections import ConfigDict
 
-from dfkd_jax.config import default_config, unknown_variant
+from dfkd_jax.config import begin_from_noise, default_config, unknown_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -56,18 +56,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.teacher.weights = "cifar10_alexnet"
     config.student.network = "alexnet_half"
     config.data.dataset = "cifar10"
-    _from_noise(config)
+    begin_from_noise(config)
     change(config)
     return config
-
-
-def _from_noise(config: ConfigDict) -> None:
-    """Where the recipes below begin: images as noise, the student from scratch."""
-    if "synthesis" in config:
-        config.synthesis.init = "normal"
-        config.synthesis.unoptimized = 0.0
-    if "distillation" in config:
-        config.distillation.start = "random"
 
 
 def _recipe(config: ConfigDict) -> None:

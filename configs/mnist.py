@@ -35,7 +35,7 @@ code are silent (for MNIST).
 
 from ml_collections import ConfigDict
 
-from dfkd_jax.config import default_config, unknown_variant
+from dfkd_jax.config import begin_from_noise, default_config, unknown_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -49,18 +49,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.teacher.weights = "mnist_lenet5"
     config.student.network = "lenet5_half"
     config.data.dataset = "mnist"
-    _from_noise(config)
+    begin_from_noise(config)
     change(config)
     return config
-
-
-def _from_noise(config: ConfigDict) -> None:
-    """Where the recipes below begin: images as noise, the student from scratch."""
-    if "synthesis" in config:
-        config.synthesis.init = "normal"
-        config.synthesis.unoptimized = 0.0
-    if "distillation" in config:
-        config.distillation.start = "random"
 
 
 def _recipe(config: ConfigDict) -> None:

@@ -716,6 +716,15 @@ def default_config(kind: str = "distillation") -> ConfigDict:
     return ConfigDict(defaults(kind))
 
 
+def begin_from_noise(config: ConfigDict) -> None:
+    """Images start as noise, the student from scratch, as in published recipes."""
+    if "synthesis" in config:
+        config.synthesis.init = "normal"
+        config.synthesis.unoptimized = 0.0
+    if "distillation" in config:
+        config.distillation.start = "random"
+
+
 def default_teacher_config() -> ConfigDict:
     """Every setting of teacher training at its default, to be changed by a file."""
     return default_config("teacher")

@@ -6,6 +6,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
+def _lenet(images, widths, activation, pool, between=lambda hidden: hidden):
+    """LeNet-5 but for its last layer, with `between` behind each dense layer."""
+    (first, second), dense = widths
+    hidden = activation(nn.Conv(first, (5, 5))(images))
+    hidden = pool(hidden, (2, 2), (2, 2))
+    hidden = activation(nn.Conv(second, (5, 5), padding="VALID")(hidden))
+    hidden = pool(hidden, (2, 2), (2, 2))
+    hidden = hidden.reshape(hidden.shape[0], -1)
+    for features in dense:
+        hidden = between(activation(nn.Dense(features)(hidden)))
+    return hidden
+
+
 class TanhLeNet(nn.Module):
     """LeNet-5 with tanh and average pooling, as in 1998. 61,706 parameters."""
 
@@ -16,13 +29,8 @@ class TanhLeNet(nn.Module):
     @nn.compact
     def __call__(self, images):
         """`[batch, height, width, channels]` to logits `[batch, classes]`."""
-        hidden = jnp.tanh(nn.Conv(self.conv_features[0], (5, 5))(images))
-        hidden = nn.avg_pool(hidden, (2, 2), (2, 2))
-        hidden = nn.Conv(self.conv_features[1], (5, 5), padding="VALID")(hidden)
-        hidden = nn.avg_pool(jnp.tanh(hidden), (2, 2), (2, 2))
-        hidden = hidden.reshape(hidden.shape[0], -1)
-        for features in self.dense_features:
-            hidden = jnp.tanh(nn.Dense(features)(hidden))
+        widths = self.conv_features, self.dense_features
+        hidden = _lenet(images, widths, jnp.tanh, nn.avg_pool)
         return nn.Dense(self.num_classes)(hidden)
 
 
@@ -37,14 +45,12 @@ class DropoutLeNet(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         """`[batch, height, width, channels]` to logits `[batch, classes]`."""
-        hidden = nn.relu(nn.Conv(self.conv_features[0], (5, 5))(images))
-        hidden = nn.max_pool(hidden, (2, 2), (2, 2))
-        hidden = nn.Conv(self.conv_features[1], (5, 5), padding="VALID")(hidden)
-        hidden = nn.max_pool(nn.relu(hidden), (2, 2), (2, 2))
-        hidden = hidden.reshape(hidden.shape[0], -1)
-        for features in self.dense_features:
-            hidden = nn.relu(nn.Dense(features)(hidden))
-            hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+
+        def drop(hidden):
+            return nn.Dropout(self.dropout, deterministic=not train)(hidden)
+
+        widths = self.conv_features, self.dense_features
+        hidden = _lenet(images, widths, nn.relu, nn.max_pool, drop)
         return nn.Dense(self.num_classes)(hidden)
 
 

@@ -187,22 +187,20 @@ def distil(
     augment = make_augment(config)
     shape = tuple(teacher.description.image_shape)
     start = student.init(rng.stream(root, "student"), shape)
-    from_teacher = config.start == "teacher" or (
-        config.start == "auto" and not starts.obstacle(teacher=teacher, student=student)
-    )
-    if from_teacher:
-        # A checkpoint would take its place.
-        if not checkpoints.exist(folder):
-            started = time.monotonic()
+    if not checkpoints.exist(folder):  # One would take the place of any start.
+        started = time.monotonic()
+        if config.start == "teacher" or (
+            config.start == "auto"
+            and not starts.obstacle(teacher=teacher, student=student)
+        ):
             images = _some_images(source, augment, rng.stream(root, "start"))
             progress.say(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
-            start = starts.part_of(teacher, student, images)
-            start = parallel.of_the_first(start)
+            start = parallel.of_the_first(starts.part_of(teacher, student, images))
             stopwatch.add("distillation", time.monotonic() - started)
-    elif config.feature_layer:
-        start = inherit(start, teacher.variables)
+        elif config.feature_layer:
+            start = inherit(start, teacher.variables)
     state = optimisation.create_state(
         start,
         optimisation.make_optimizer(
