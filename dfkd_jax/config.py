@@ -227,6 +227,11 @@ class SynthesisConfig:
     flip: float = setting(0.0, **_CHANCE, **_OPTIMIZED)
     checkpoint_seconds: float = setting(60.0, **_WEIGHT, **_OPTIMIZED)
 
+    @property
+    def is_tempered(self) -> bool:
+        """Whether `temperature` is looked at: by steps, or by how images start."""
+        return bool(self.num_steps) or self.init == "shapes"
+
     def validate(self, path: str) -> None:
         """Raises ConfigError for a pair of values that clashes."""
         for total, part in (
@@ -343,6 +348,11 @@ class DistillationConfig:
     noise: float = setting(0.0, **_EXTENT)
     log_every: int = setting(100, **_COUNT)
     checkpoint_every: int = setting(1_000, **_COUNT)
+
+    @property
+    def is_tempered(self) -> bool:
+        """Whether `temperature` is looked at."""
+        return self.loss == "hinton"
 
     def validate(self, path: str) -> None:
         """Raises ConfigError for values that clash."""

@@ -77,7 +77,9 @@ def settle(
     left = [
         (group, "temperature")
         for group in ("synthesis", "distillation")
-        if hasattr(config, group) and not getattr(config, group).temperature
+        if (settings := getattr(config, group, None))
+        and settings.is_tempered
+        and not settings.temperature
     ]
     if find_sigma and not config.targets.sigma:
         left.append(("targets", "sigma"))

@@ -103,3 +103,14 @@ def test_methods_without_targets_have_their_temperature(tmp_path):
     )
     settled, _ = pilot.settle(task)
     assert settled.config.distillation.temperature == pilot.unit(task.teacher)
+
+
+def test_a_temperature_that_nothing_looks_at_is_not_measured(tmp_path):
+    idle = dataclasses.replace(
+        config(sigma=1.0),
+        synthesis=SynthesisConfig(num_steps=0, init="normal"),
+        distillation=DistillationConfig(loss="l1"),
+    )
+    settled, facts = pilot.settle(Task(idle, teacher(), tmp_path))
+    assert settled.config == idle and not facts
+    assert not (tmp_path / "pilot.json").exists()
