@@ -177,7 +177,6 @@ class SynthesisConfig:
             shard of the transfer set. Images depend on it only through rounding, unless
             there is a `batch_norm` prior.
         num_steps: Optimiser steps an image gets; 0 leaves images as they start.
-        unoptimized: Share of the images, by shards, that are left as they start.
         steps_per_call: Steps in one call of the device (an inner `lax.scan`).
         learning_rate: Adam's, on the parameters of the images.
         temperature: τ at which the teacher is matched to the soft labels; 0 for the
@@ -206,7 +205,6 @@ class SynthesisConfig:
     num_images: int = setting(12_800, at_least=1, at_most=2**40)
     images_per_device: int = setting(100, **_COUNT)
     num_steps: int = setting(40, **_WEIGHT)
-    unoptimized: float = setting(0.25, **_CHANCE, **_OPTIMIZED)
     steps_per_call: int = setting(20, **_COUNT, **_OPTIMIZED)
     learning_rate: float = setting(0.3, **_RATE, **_OPTIMIZED)
     temperature: float = setting(0.0, **_TEMPERATURE, **_OPTIMIZED)
@@ -300,6 +298,8 @@ class DistillationConfig:
         class_balance: From 0, where every image counts the same, to 1, where every
             class of the teacher's answers does: changed images are often of few
             classes.
+        procedural: Every so many-th image of a batch is a procedural one that is drawn
+            anew, in place of a pseudo sample; 0 for none.
         mixup: Probability of mixup with another pseudo sample.
         cutmix: Probability of CutMix.
         max_shift: Largest random shift by whole pixels.
@@ -334,6 +334,7 @@ class DistillationConfig:
     feature_layer: str = setting("")
     feature_weight: float = setting(1.0, **_WEIGHT, needs=("feature_layer", bool))
     class_balance: float = setting(0.0, **_CHANCE)
+    procedural: int = setting(2, **_WEIGHT)
     mixup: float = setting(0.25, **_CHANCE)
     cutmix: float = setting(0.25, **_CHANCE)
     max_shift: int = setting(0, **_PIXELS)
@@ -377,6 +378,12 @@ class DistillationConfig:
                 where,
                 mixed,
                 f'mixed samples have no stored label; set {path}.labels="fresh"',
+            )
+            require(
+                not self.procedural,
+                f"{path}.procedural",
+                self.procedural,
+                f'procedural images have no stored label; set {path}.labels="fresh"',
             )
             require(
                 not self.feature_layer,
@@ -587,7 +594,7 @@ class RealDataConfig(StudentConfig):
     reads_real_data: ClassVar[bool] = True
 
     images_per_class: int = setting(0, **_WEIGHT)
-    distillation: DistillationConfig = DistillationConfig()
+    distillation: DistillationConfig = DistillationConfig(procedural=0)
 
     def validate(self, path: str) -> None:
         """Raises ConfigError where no training images are named."""
@@ -616,7 +623,7 @@ class MetadataConfig(StudentConfig):
     grid: int = setting(2, at_least=1, at_most=1_024)
     candidates: int = setting(1, at_least=1, at_most=1_000_000)
     synthesis: SynthesisConfig = SynthesisConfig()
-    distillation: DistillationConfig = DistillationConfig()
+    distillation: DistillationConfig = DistillationConfig(procedural=0)
 
     def validate(self, path: str) -> None:
         """Raises ConfigError where no training images are named."""
@@ -730,8 +737,8 @@ def begin_from_noise(config: ConfigDict) -> None:
     """Images start as noise, the student from scratch, as in published recipes."""
     if "synthesis" in config:
         config.synthesis.init = "normal"
-        config.synthesis.unoptimized = 0.0
     if "distillation" in config:
+        config.distillation.procedural = 0
         config.distillation.start = "random"
 
 

@@ -155,12 +155,13 @@ RANGES = {
                 "checkpoint_seconds",
             ],
             "distillation": [
+                "procedural",
                 "weight_decay",
                 "feature_weight",
             ],
         },
         UNIT: {
-            "synthesis": ["flip", "unoptimized"],
+            "synthesis": ["flip"],
             "distillation": [
                 "class_balance",
                 "mixup",
@@ -302,6 +303,7 @@ STORED = {
     "distillation.loss": "hinton",
     "distillation.mixup": 0.0,
     "distillation.cutmix": 0.0,
+    "distillation.procedural": 0,
 }
 
 
@@ -331,6 +333,10 @@ STORED = {
         (
             STORED | {"distillation.mixup": 0.5},
             ["mixed samples have no stored label"],
+        ),
+        (
+            STORED | {"distillation.procedural": 3},
+            ["config.distillation.procedural=3", "have no stored label"],
         ),
         (
             RESCALED | {"synthesis.grid_factors": (4, 2, 1)},
@@ -497,7 +503,7 @@ def test_what_is_recorded_has_an_effect():
     assert set(values["synthesis"]) - set(found["synthesis"]) == {
         *("steps_per_call", "learning_rate", "temperature", "activation_weight"),
         *("total_variation", "l2", "batch_norm", "batch_norm_distance", "max_shift"),
-        *("flip", "checkpoint_seconds", "unoptimized", "init_scale"),
+        *("flip", "checkpoint_seconds", "init_scale"),
     }
     assert "betas" not in found["targets"] and "sigma" in found["targets"]
     assert found["synthesis"]["grid_factors"] == [1]

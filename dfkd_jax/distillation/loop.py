@@ -1,5 +1,6 @@
 """Trains the student on the transfer set; the last step is the result."""
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from dfkd_jax.runtime import (
     weights,
     writers,
 )
+from dfkd_jax.sources import shapes
 
 START_IMAGES = 16_000  # At most, and
 START_CHANGES = 4  # so many of each.
@@ -220,6 +222,10 @@ def distil(
         feature_layer=config.feature_layer,
         feature_weight=config.feature_weight,
         class_balance=config.class_balance,
+        draw=functools.partial(shapes.draw, image_shape=shape)
+        if config.procedural
+        else None,
+        draw_every=config.procedural,
     )
 
     def read(step):

@@ -24,6 +24,8 @@ def make_step(
     feature_layer: str = "",
     feature_weight: float = 0.0,
     class_balance: float = 0.0,
+    draw: Callable[[Any], Any] | None = None,
+    draw_every: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """`step(state, teacher, batch, key) -> (state, metrics)`, data-parallel.
 
@@ -37,6 +39,8 @@ def make_step(
             features there, too. Needs a teacher that is asked.
         feature_weight: Of `losses.feature_error`, added to `loss`.
         class_balance: Of `losses.class_weights`, which images are weighted by.
+        draw: `keys [n]` to pixels of procedural images; None for none of these.
+        draw_every: Every so many-th image of a device's part of a batch is one.
 
     The batch holds `images`, `others` (to mix with) and `labels`, each `[batch, …]`.
     """
@@ -54,7 +58,14 @@ def make_step(
         step_key = jax.random.fold_in(key, state.step)
         keys = rng.per_example(step_key, place)
         dropout_key = jax.random.fold_in(rng.stream(step_key, "dropout"), place[0])
-        images = jax.vmap(augment)(keys, batch["images"], batch["others"])
+        images = batch["images"]
+        if draw:
+            drawn_keys = rng.per_example(
+                rng.stream(step_key, "procedural images"), place[::draw_every]
+            )
+            drawn = teacher.normalize(draw(drawn_keys))
+            images = images.at[::draw_every].set(drawn)
+        images = jax.vmap(augment)(keys, images, batch["others"])
         if feature_layer:
             teacher_features, teacher_logits = teacher.features_and_logits(
                 images, layer=feature_layer

@@ -125,8 +125,9 @@ def synthesise(
     key, teacher = parallel.replicate((root, teacher))
 
     cadence = _Cadence(config.checkpoint_seconds)
+    num_steps = config.num_steps
 
-    def make_round(shards, num_steps, checkpointer, count):
+    def make_round(shards, checkpointer, count):
         """Images, soft labels and metrics of one shard a device of this process.
 
         Metrics are `[devices, steps]`, of the steps that were made here; there are none
@@ -169,14 +170,8 @@ def synthesise(
 
     missing = transfer_set.missing()
     devices = parallel.device_count()
-    optimized = manifest.num_shards - round(config.unoptimized * manifest.num_shards)
     rounds = [
-        (part[first : first + devices], num_steps)
-        for part, num_steps in (
-            ([shard for shard in missing if shard < optimized], config.num_steps),
-            ([shard for shard in missing if shard >= optimized], 0),
-        )
-        for first in range(0, len(part), devices)
+        missing[first : first + devices] for first in range(0, len(missing), devices)
     ]
     left = len(missing)
     with (
@@ -192,13 +187,11 @@ def synthesise(
     ):
         latest = checkpointer.latest
         count = itertools.count(latest.step + 1 if latest else 1)  # Calls.
-        for shards, num_steps in rounds:
+        for shards in rounds:
             start = time.monotonic()
             # Where fewer shards than devices are left, the rest repeats the last one.
             padded = shards + shards[-1:] * (devices - len(shards))
-            images, labels, metrics, stop = make_round(
-                padded, num_steps, checkpointer, count
-            )
+            images, labels, metrics, stop = make_round(padded, checkpointer, count)
             for place, position in enumerate(hosts.own_part(range(devices))):
                 if position < len(shards):
                     transfer_set.add(shards[position], images[place], labels[place])
@@ -207,7 +200,7 @@ def synthesise(
             made = manifest.num_images - left * manifest.shard_size
             writer.write_scalars(made, scalars)
             if 0 in shards and metrics:
-                _write_steps(workdir, config.num_steps, metrics)
+                _write_steps(workdir, num_steps, metrics)
             stopwatch.add("synthesis", time.monotonic() - start)
             shown = [name for name in ("cross_entropy",) if name in scalars]
             update(made, **{name: scalars[name] for name in shown})

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from dfkd_jax.distillation import step as steps
 from dfkd_jax.models.network import Linen
-from dfkd_jax.runtime import optimisation, parallel
+from dfkd_jax.runtime import optimisation, parallel, rng
 
 RATE, TEMPERATURE, BATCH = 0.1, 2.0, 8
 RANDOM = np.random.default_rng(0)
@@ -191,6 +191,24 @@ def test_augmentation_by_hand():
 
     state, _, _ = take_step(kernel=KERNELS["student"], augment=augment, num_steps=2)
     np.testing.assert_allclose(kernel_of(state), kernel, atol=1e-5)
+
+
+def test_every_second_image_is_drawn_anew_by_hand():
+    """By its place in the whole batch, whatever device that is on."""
+
+    def draw(keys):
+        return jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys)
+
+    key = rng.stream(jax.random.fold_in(jax.random.key(5), 0), "procedural images")
+    images = BATCH_OF_EIGHT["images"].copy()
+    pixels = draw(rng.per_example(key, jnp.arange(0, BATCH, 2)))
+    images[::2] = (pixels - 0.5) / 0.25  # As the teacher is given them.
+    gradient, _ = by_hand(KERNELS["student"], images, teacher_targets(images))
+
+    state, _, _ = take_step(kernel=KERNELS["student"], draw=draw, draw_every=2)
+    np.testing.assert_allclose(
+        kernel_of(state), KERNELS["student"] - RATE * gradient, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("loss", ["l2", "hinton"])
