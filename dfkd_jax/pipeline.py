@@ -14,6 +14,7 @@ from dfkd_jax import evaluation, limits
 from dfkd_jax.config import StudentConfig, kind_of
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import CheckpointError, DataUnavailableError
+from dfkd_jax.methods import referee
 from dfkd_jax.methods import registry as methods
 from dfkd_jax.methods.task import Task
 from dfkd_jax.models import adapters
@@ -136,6 +137,7 @@ def run(
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
+        told = {} if config.reads_real_data else _told(teacher, made.student)
 
         results = {
             "experiment": config.name,
@@ -143,6 +145,7 @@ def run(
             **origin,
             "dataset": config.data.source,
             **made.facts,
+            **told,
             "split": config.data.split,
             "teacher": {
                 "network": config.teacher.name,
@@ -169,6 +172,12 @@ def run(
         status = _evaluate(config, teacher, made.student, results, workdir, stopwatch)
         pages.write(workdir)
         return hosts.first_says(status)
+
+
+def _told(teacher, student):
+    """For `results.json`: what can be told of a student without data."""
+    found = referee.judge(teacher, student)
+    return {"referee": found, "expected": referee.estimate(found)}
 
 
 def _check_student(student, description):
@@ -218,6 +227,7 @@ def _evaluate(config, teacher, student, results, workdir, stopwatch):
         real = held_out.load(config.data, split=split, report=progress.say)
     except DataUnavailableError as error:
         _warn(results.get("warnings", ()))  # None yet if of another split.
+        tables.say_expected(results)
         progress.warn(
             f"The student is made ({workdir / 'student.safetensors'}) but not "
             "evaluated. "
@@ -226,6 +236,7 @@ def _evaluate(config, teacher, student, results, workdir, stopwatch):
         return error.exit_status
     if real is None:
         _warn(results.get("warnings", ()))  # None yet if of another split.
+        tables.say_expected(results)
         progress.say(
             f"The student is made: {workdir / 'student.safetensors'}. No test set is "
             "named in config.data, so it is not evaluated."

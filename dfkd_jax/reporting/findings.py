@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dfkd_jax.reporting import run_files
+from dfkd_jax.reporting import run_files, tables
 from dfkd_jax.reporting.run_files import Run
 
 NOT_EVALUATED = "Not evaluated"
@@ -40,6 +40,7 @@ def find(run: Run) -> list[Finding]:
     """All that is wrong with a run, the worst first."""
     return [
         *_not_data_free(run),
+        *_expected(run),
         *_evaluated(run),
         *_incomplete(run),
         *_degenerate(run),
@@ -51,7 +52,7 @@ def warnings(folder: pathlib.Path) -> list[str]:
     run = run_files.read(folder)
     return [
         f"{finding.title}. {finding.text}"
-        for finding in (*_evaluated(run), *_degenerate(run))
+        for finding in (*_expected(run), *_evaluated(run), *_degenerate(run))
         if finding.title != NOT_EVALUATED
     ]
 
@@ -91,6 +92,28 @@ def _not_data_free(run):
             "Not data-free",
             f"This student learnt from {learnt}. It is a baseline to compare with, no "
             "result of data-free distillation.",
+        )
+
+
+def _expected(run):
+    expected = run.results.get("expected")
+    if not expected:
+        return
+    share = tables.in_percent(expected)
+    if expected["is_poor"]:
+        yield Finding(
+            "A poor student is to be expected",
+            "By images that are none of the data, it will agree with its teacher on "
+            f"{share} of the real ones. Train it longer "
+            "(config.distillation.num_steps); if that does not help, it is too small "
+            "for what this teacher does.",
+        )
+    elif not expected["is_known"]:
+        yield Finding(
+            "A student of an unknown kind",
+            f"It is expected to agree with its teacher on {share} of real images, but "
+            "no student like it was among those that this estimate was made with: "
+            "measure it on some labelled images before it is used.",
         )
 
 

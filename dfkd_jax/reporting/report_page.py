@@ -5,7 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax.reporting import charts, findings, images, projection, settings
+from dfkd_jax.reporting import (
+    charts,
+    findings,
+    images,
+    projection,
+    settings,
+    tables,
+)
 from dfkd_jax.reporting.figures import MAX_CLASSES, PER_CLASS
 from dfkd_jax.reporting.run_files import Run
 
@@ -32,12 +39,14 @@ DISTRIBUTION_NAMES = {
 def context(run: Run) -> dict[str, Any]:
     """What `report.html` shows of a run."""
     student, teacher = run.evaluation("student"), run.evaluation("teacher")
+    expected = run.results.get("expected")
     return {
         "title": f"{run.name}, seed {run.seed}",
         "run": run,
         "findings": findings.find(run),
         "student": student,
         "teacher": teacher,
+        "expected": tables.in_percent(expected) if expected else "",
         "ratio": _ratio(run.results),
         "intervals": _intervals(run, student, teacher),
         "classes": _classes(run, student, teacher),

@@ -1,6 +1,7 @@
 """What a run prints at the end."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +47,7 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
         f"(95 % interval of the student {low:.2%} to {high:.2%}), "
         f"agrees with it on {agreement:.2%} of the {split} set"
     )
+    say_expected(results)
     stages = ("prepare", "synthesis", "distillation", "evaluation")
     progress.say(
         "time: "
@@ -66,3 +68,19 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
     ):
         if (workdir / name).exists():
             progress.say(f"  {workdir / name}")
+
+
+def say_expected(results: Mapping[str, Any]) -> None:
+    """One line of what a student is worth as far as that is told without data."""
+    if expected := results.get("expected"):
+        progress.say(
+            "Expected to agree with the teacher on real data: " + in_percent(expected)
+        )
+
+
+def in_percent(expected: Mapping[str, Any]) -> str:
+    """As in "97 % (94 to 99)"."""
+    share, low, high = (
+        f"{100 * expected[name]:.0f}" for name in ("agreement", "low", "high")
+    )
+    return f"{share} % ({low} to {high})"

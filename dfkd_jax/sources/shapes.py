@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-MAX_SHAPES = 12
+MAX_SHAPES = 6
 MAX_CORNERS = 6
 POINTS = 8  # Of the line that a stroke follows.
 CLOUD = 5  # Random numbers each way behind a cloud.

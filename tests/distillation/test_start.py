@@ -233,6 +233,8 @@ def test_a_start_is_fitted_in_float32_whatever_steps_compute_in(tmp_path):
         found[dtype] = loop.distil(
             DistillationConfig(
                 start="teacher",
+                temperature=1.0,
+                procedural=0,
                 num_steps=1,
                 batch_size=8,
                 warmup_steps=0,

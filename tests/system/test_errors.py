@@ -356,9 +356,9 @@ set -u
 disk=$1; out=$2; size=$3; shift 3
 mount -t tmpfs -o size=$size none "$disk"
 "$@" >/dev/null 2>"$out/full"; echo $? >"$out/full.status"
-mount -o remount,ro "$disk"
+mount -o remount,ro,size=20m "$disk"
 "$@" >/dev/null 2>"$out/readonly"; echo $? >"$out/readonly.status"
-mount -o remount,rw,size=20m "$disk"
+mount -o remount,rw "$disk"
 cp -r "$disk/run" "$out/before"
 "$@" >/dev/null 2>"$out/roomy"; echo $? >"$out/roomy.status"
 cp -r "$disk/run" "$out/run"
@@ -367,7 +367,7 @@ cp -r "$disk/run" "$out/run"
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("size", "stage"), [("100k", "synthesis"), ("900k", "distillation")]
+    ("size", "stage"), [("140k", "synthesis"), ("900k", "distillation")]
 )
 def test_full_disk(lab, finished_workdir, tmp_path, size, stage):
     mount = _mount_command()

@@ -1,0 +1,144 @@
+"""How far a student follows its teacher, told without data.
+
+Both are asked about images that need none: procedural ones, these warped and mixed, and
+coarse noise. A student learns from images like the first, at most, and from none like
+the last. What it is worth there ranks students and, by a few numbers that were fitted
+on the zoo of teachers (`configs/zoo`), tells how often it will agree with its teacher
+on real images: agreement on one set goes with agreement on another (Baek et al.,
+NeurIPS 2022).
+"""
+
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfkd_jax.config import DistillationConfig
+from dfkd_jax.distillation import loop
+from dfkd_jax.models.network import Network
+from dfkd_jax.runtime import rng
+from dfkd_jax.sources import shapes
+from dfkd_jax.synthesis import parameterisation
+
+NUM_PROBES = 1_000  # Images of each kind.
+AT_ONCE = 250
+RARE = 5  # Images of which a class must have more to count.
+CHANGES = DistillationConfig(mixup=0.5, cutmix=0.5, affine=0.15)
+NOISE_GRIDS = (7, 4, 2)
+NOISE_SCALE = 1.5  # Of the noise before the sigmoid.
+CALIBRATION = pathlib.Path(__file__).with_name("calibration.json")
+POOR = 0.9  # Agreement below which a student is called poor.
+
+
+@functools.lru_cache(maxsize=2)
+def probes(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """Pixels `[NUM_PROBES, height, width, channels]` in [0, 1] of each kind, by name.
+
+    The same for every run.
+    """
+    grids = parameterisation.grids(
+        image_shape, factors=NOISE_GRIDS, init_scale=NOISE_SCALE
+    )
+    draw = jax.jit(functools.partial(shapes.draw, image_shape=image_shape))
+    change = jax.jit(jax.vmap(loop.make_augment(CHANGES)))
+    noise = jax.jit(lambda keys: jax.nn.sigmoid(grids.render(grids.init(keys))))
+    root = rng.stream(jax.random.key(0), "referee")
+    keys = rng.per_example(root, jnp.arange(3 * NUM_PROBES))
+    plain, others, mixed = (
+        np.concatenate([draw(part) for part in keys[:NUM_PROBES].reshape(-1, AT_ONCE)])
+        for keys in (keys, keys[NUM_PROBES:], keys[2 * NUM_PROBES :])
+    )
+    keys = keys[:NUM_PROBES]
+    return {
+        "shapes": plain,
+        "mixed": np.asarray(change(keys, others, mixed)),
+        "noise": np.asarray(noise(keys)),
+    }
+
+
+def judge(teacher: Network, student: Network) -> dict[str, dict[str, float]]:
+    """How far the student follows the teacher, by kind of image.
+
+    Returns:
+        Of each kind `agreement`, the share of images with the same likeliest class, as
+        a mean over the teacher's classes; and `explained`, the share of the variance of
+        the teacher's logits (less their mean over classes) that the student's have.
+    """
+    found = {}
+    for kind, pixels in probes(tuple(teacher.description.image_shape)).items():
+        theirs, own = (_logits(network, pixels) for network in (teacher, student))
+        found[kind] = {
+            "agreement": _balanced_agreement(theirs.argmax(-1), own.argmax(-1)),
+            "explained": _explained(theirs, own),
+        }
+    return found
+
+
+def score(found: Mapping[str, Mapping[str, float]]) -> float:
+    """One number to rank students of a teacher by: the mean agreement of `judge`."""
+    return float(np.mean([each["agreement"] for each in found.values()]))
+
+
+def estimate(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The agreement with the teacher on real images that `judge` lets expect.
+
+    Returns:
+        `agreement`, between `low` and `high` for nine of ten students of teachers that
+        the calibration has not seen; `is_known`, whether students like this one are
+        among those it was made with; and `is_poor`.
+    """
+    known = json.loads(CALIBRATION.read_text())
+    value = known["intercept"]
+    for name, weight in known["weights"].items():
+        kind, figure = name.split(".")
+        value += weight * log_odds(found[kind][figure])
+    low, high = known["score_range"]
+    margin = known["margin"]
+    expected = _share(value)
+    return {
+        "agreement": expected,
+        "low": _share(value - margin),
+        "high": _share(value + margin),
+        "is_known": bool(low <= score(found) <= high),
+        "is_poor": bool(expected < POOR),
+    }
+
+
+def log_odds(share: float) -> float:
+    """Of a share, kept away from 0 and 1."""
+    share = min(max(share, 0.01), 0.999)
+    return math.log(share / (1 - share))
+
+
+def _share(value):
+    return 1 / (1 + math.exp(-value))
+
+
+def _logits(network, pixels):
+    @jax.jit
+    def ask(network, pixels):
+        return network.logits(network.normalize(pixels))
+
+    parts = np.split(pixels, len(pixels) // AT_ONCE)
+    return np.concatenate([np.asarray(ask(network, part)) for part in parts])
+
+
+def _balanced_agreement(theirs, own):
+    """A mean over the classes that the teacher sees more than `RARE` times."""
+    shares = [
+        (own[theirs == label] == label).mean()
+        for label in np.unique(theirs)
+        if (theirs == label).sum() > RARE
+    ]
+    return float(np.mean(shares))
+
+
+def _explained(theirs, own):
+    theirs, own = (each - each.mean(-1, keepdims=True) for each in (theirs, own))
+    return float(1 - np.square(theirs - own).mean() / np.square(theirs).mean())
