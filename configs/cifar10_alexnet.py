@@ -5,7 +5,7 @@
 The teacher comes with the package; configs/teachers/cifar10_alexnet.py trained it. For
 a GPU add `--config.compute_dtype=bfloat16`. The recipe is that of configs/mnist.py,
 changed for colour images and a teacher with BatchNorm, with a student that starts as a
-part of the teacher (docs/recipe.md has what was tried). In `:scratch` it does not.
+part of the teacher (docs/log/recipe.md has what was tried). In `:scratch` it does not.
 docs/cost.md has the arithmetic of every variant, and the seconds that it should take.
 On two cores take fewer images and steps, as the run in docs/results.md:
 
@@ -166,7 +166,7 @@ def _paper(config: ConfigDict) -> None:
     synthesis.temperature = 20.0  # Inferred: ZSKD's.
     synthesis.activation_weight = 0.1  # Quoted, for AlexNet.
     _no_prior(synthesis)  # None is known of.
-    synthesis.pixel_bounds = "sigmoid"  # Inferred, on MNIST (docs/recipe.md).
+    synthesis.pixel_bounds = "sigmoid"  # Inferred, on MNIST (docs/log/recipe.md).
     synthesis.init = "normal"  # Inferred, as its scale.
     synthesis.init_scale = 1.0
 

@@ -145,7 +145,7 @@ def _paper(config: ConfigDict) -> None:
     synthesis.learning_rate = 0.1  # Inferred; Adam is quoted.
     synthesis.temperature = 20.0  # Inferred: ZSKD's.
     synthesis.activation_weight = 0.05  # Quoted, for LeNet-5.
-    # Inferred; without bounds pixels go far astray (docs/recipe.md).
+    # Inferred; without bounds pixels go far astray (docs/log/recipe.md).
     synthesis.pixel_bounds = "sigmoid"
     synthesis.init = "normal"  # Inferred, as its scale.
     synthesis.init_scale = 1.0

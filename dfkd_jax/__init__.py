@@ -12,6 +12,7 @@ __all__ = [
     "TrainedNetwork",
     "configure",
     "distill",
+    "estimate",
     "evaluate",
     "export",
     "from_equinox",

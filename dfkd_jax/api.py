@@ -34,6 +34,7 @@ from dfkd_jax.errors import (
     shown,
 )
 from dfkd_jax.exporting import networks
+from dfkd_jax.methods import referee
 from dfkd_jax.models import adapters
 from dfkd_jax.models.adapters.function import Function
 from dfkd_jax.runtime import admission, arrays, descriptions, parallel, places
@@ -431,6 +432,30 @@ def _sized(synthesis, distillation):
 
 def _is_count(value):
     return type(value) is int and value > 0
+
+
+@_in_python()
+def estimate(teacher: TrainedNetwork, student: TrainedNetwork) -> dict[str, Any]:
+    """How often a student will agree with its teacher on real data, told without any.
+
+    Args:
+        teacher: What the student learned from, without data.
+        student: Of `distill`, or `load`.
+
+    Returns:
+        `agreement`, expected between `low` and `high`; `is_poor`, below 90 %; and
+        `is_known`, whether students like this one are among those of the calibration.
+        See `methods.referee`.
+
+    Raises:
+        CheckpointError: They are not of the same images and classes.
+    """
+    _check_network(teacher, "teacher")
+    _check_network(student, "student")
+    evaluation.check_reference(
+        student.description, teacher.description, source="The teacher"
+    )
+    return referee.estimate(referee.judge(teacher, student))
 
 
 @_in_python()

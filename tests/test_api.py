@@ -230,6 +230,9 @@ def test_a_teacher_of_other_images():
             api.evaluate(ours, images, labels, reference=other)
     with pytest.raises(CheckpointError, match="reference has image_shape"):
         api.evaluate(ours, images, labels, reference=api.load("mnist_lenet5"))
+    with pytest.raises(CheckpointError, match="teacher has image_shape"):
+        api.estimate(api.load("mnist_lenet5"), ours)
+    assert api.estimate(ours, ours)["agreement"] > 0.9
 
 
 def test_inspection_takes_what_has_an_effect():

@@ -25,6 +25,25 @@ def test_nothing_is_wrong_with_a_good_run(maker):
     assert titles(maker.make(drawn=True)) == []
 
 
+@pytest.mark.parametrize(
+    ("share", "is_known", "expected"),
+    [
+        (0.97, True, []),
+        (0.89, True, ["A poor student is to be expected"]),
+        (0.97, False, ["A student of an unknown kind"]),
+    ],
+)
+def test_what_is_expected_of_a_student_comes_first(maker, share, is_known, expected):
+    told = {"agreement": share, "low": share - 0.02, "high": share + 0.01}
+    told |= {"is_known": is_known, "is_poor": share < 0.9}
+    folder = maker.make(changes={"expected": told}, accuracy=0.1)
+    found = findings.find(run_files.read(folder))
+    titles = [finding.title for finding in found]
+    assert titles == [*expected, "Student hardly better than chance"]
+    if expected:
+        assert f"{100 * share:.0f} % ({100 * share - 2:.0f} to" in found[0].text
+
+
 def test_baselines_on_real_data(maker):
     assert titles(maker.make(changes={"data_free": False})) == ["Not data-free"]
     what = {"data_free": False, "real_data": "200 training images of toys"}
