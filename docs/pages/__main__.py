@@ -5,7 +5,8 @@
     python -m docs.pages results/ --runs=runs
 
 Reads results/TASK/METHOD/seed<n>.json (results.json of runs), results/sweeps/NAME.json
-(sweep.json of sweeps), results/soft_labels/TASK.json (docs.pages.label_study)
+(sweep.json of sweeps), results/soft_labels/TASK.json (docs.pages.label_study),
+results/zoo/students.json (configs.zoo.calibrate)
 and results/published.json, and nothing else: what has no results file is left out. Rows
 of a table must be of one teacher and one test set; fewer than three seeds are said in
 the row.
@@ -13,7 +14,7 @@ the row.
 Documents are README.md and docs/*.md beside the folder of results. What stands between
 these markers is written anew:
 
-    <!-- table: NAME -->  NAME: main, methods/TASK, sweeps/NAME, soft_labels/TASK
+    <!-- table: NAME -->  NAME: main, zoo, methods/TASK, sweeps/NAME, soft_labels/TASK
     <!-- end -->
     <!-- figure: NAME --> NAME: sweeps/NAME, soft_labels/TASK, label_mismatch/TASK,
     <!-- end -->                samples/TASK

@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dfkd_jax.config import DistillationConfig
+from dfkd_jax.methods import referee
 from dfkd_jax.reporting.settings import describe, short_text
+from dfkd_jax.reporting.tables import in_percent
 from dfkd_jax.runtime import progress
 from docs.pages.results_files import (
     HEADLINE,
@@ -23,13 +26,15 @@ def table(name: str, results: Collection, *, document: pathlib.Path) -> str | No
     """The table called `name`, as Markdown; None if there can be no such table.
 
     Args:
-        name: "main", "methods/TASK", "sweeps/NAME" or "soft_labels/TASK".
+        name: "main", "zoo", "methods/TASK", "sweeps/NAME" or "soft_labels/TASK".
         results: All of them.
         document: Where the table goes; links start from it.
     """
     kind, _, rest = name.partition("/")
     if name == "main":
         return headline(results, document=document)
+    if name == "zoo":
+        return zoo(results.zoo) if results.zoo else NOTHING
     if kind == "methods" and rest:
         return methods(results, rest) if rest in results.tasks else NOTHING
     if kind == "sweeps" and rest:
@@ -38,6 +43,37 @@ def table(name: str, results: Collection, *, document: pathlib.Path) -> str | No
         found = results.label_studies.get(rest)
         return soft_labels(found) if found else NOTHING
     return None
+
+
+def zoo(students: Sequence[Mapping[str, Any]]) -> str:
+    """Students of the recipe as it is, one row a teacher."""
+    usual = DistillationConfig().num_steps
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for student in students:
+        if student["num_steps"] == usual:
+            rows.setdefault(student["teacher"], []).append(student)
+    order = sorted(rows.values(), key=lambda row: (row[0]["part"], row[0]["teacher"]))
+    return markdown(
+        (
+            *("teacher", "part", "its accuracy, %", "student, %", "share of it, %"),
+            *("agreement, %", "expected, %", "seconds"),
+        ),
+        [
+            [
+                row[0]["teacher"].replace("_", " "),
+                row[0]["part"],
+                f"{100 * row[0]['teacher_accuracy']:.2f}",
+                spread([student["accuracy"] for student in row]),
+                spread(
+                    [each["accuracy"] / each["teacher_accuracy"] for each in row]
+                ).partition(" ")[0],
+                spread([student["agreement"] for student in row]).partition(" ")[0],
+                in_percent(referee.estimate(row[0]["referee"])).replace(" %", ""),
+                f"{statistics.mean(student['seconds'] for student in row):.0f}",
+            ]
+            for row in order
+        ],
+    )
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

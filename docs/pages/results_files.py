@@ -3,6 +3,7 @@
 results/TASK/METHOD/seed<n>.json   `results.json` of a run
 results/sweeps/NAME.json           `sweep.json` of a sweep
 results/soft_labels/TASK.json      what `docs.pages.label_study` wrote
+results/zoo/students.json          what `configs.zoo.calibrate` collected
 results/published.json             numbers of others, with their sources
 """
 
@@ -90,6 +91,7 @@ class Collection:
         sweeps: By name.
         label_studies: By task.
         published: Contents of `published.json`.
+        zoo: Students of the zoo, as `configs/zoo/calibrate.py` collects them.
     """
 
     folder: pathlib.Path
@@ -97,6 +99,7 @@ class Collection:
     sweeps: Mapping[str, Mapping[str, Any]]
     label_studies: Mapping[str, Mapping[str, Any]]
     published: Mapping[str, Any]
+    zoo: Sequence[Mapping[str, Any]]
 
     def method(self, name: str) -> str:
         """A method as tables call it."""
@@ -139,6 +142,7 @@ def read(folder: pathlib.Path) -> Collection:
             for path in sorted((folder / "soft_labels").glob("*.json"))
         },
         published=published,
+        zoo=_read_zoo(folder / "zoo/students.json"),
     )
 
 
@@ -241,6 +245,10 @@ def _read_sweep(path):
             f"({', '.join(sorted(teachers))}): they cannot share a table."
         )
     return sweep
+
+
+def _read_zoo(path):
+    return records.read(path)["students"] if path.exists() else []
 
 
 def _read_study(path):
