@@ -262,10 +262,18 @@ def _twins(flat):
     return float((distances.min(1) < TWIN_DISTANCE**2 * squares).mean())
 
 
-def _reached(run):
+def label_gap(run: Run) -> float | None:
+    """Nats by which the last pseudo samples miss their soft labels, where known."""
     lost, labels = run.terms.get("cross_entropy"), run.sample and run.sample.labels
     if not isinstance(lost, int | float) or labels is None or len(labels) < 2:
+        return None
+    return lost - float(entropy(labels).mean())
+
+
+def _reached(run):
+    if label_gap(run) is None:
         return
+    lost, labels = run.terms["cross_entropy"], run.sample.labels
     reached, told = float(entropy(labels).mean()), information(labels)
     guessing = reached + told
     if lost > guessing - (1 - MAX_MISSED) * told:

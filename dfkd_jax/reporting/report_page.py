@@ -47,6 +47,8 @@ def context(run: Run) -> dict[str, Any]:
         "student": student,
         "teacher": teacher,
         "expected": tables.in_percent(expected) if expected else "",
+        "pilot": _pilot(run.results.get("pilot")),
+        "label_gap": findings.label_gap(run),
         "ratio": _ratio(run.results),
         "intervals": _intervals(run, student, teacher),
         "classes": _classes(run, student, teacher),
@@ -67,6 +69,13 @@ def _ratio(results):
         results.get(role, {}).get("parameters") for role in ("teacher", "student")
     ]
     return counts[0] / counts[1] if all(counts) else None
+
+
+def _pilot(found):
+    """What was measured on the teacher, as in "τ 5.3, σ 0.004"."""
+    symbols = {"temperature": "τ", "sigma": "σ"}
+    known = (found or {}).items()
+    return ", ".join(f"{symbols[k]} {v:g}" for k, v in known if k in symbols)
 
 
 def _intervals(run, student, teacher):

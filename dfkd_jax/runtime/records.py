@@ -33,7 +33,7 @@ KINDS: dict[str, Any] = {
         ("is_known is_poor", bool),
         ("referee expected", dict),
         ("class", (str, int)),
-        ("seconds", {str: NUMBER}),
+        ("seconds pilot", {str: NUMBER}),
         ("accuracy_interval_95", [NUMBER]),
         ("image_shape seeds", [int]),
         ("confusion", [[NUMBER]]),

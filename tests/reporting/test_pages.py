@@ -11,6 +11,7 @@ pytest.importorskip("sklearn")
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.reporting import comparison_page, pages, report_page, run_files
+from dfkd_jax.runtime import writers
 
 EVIL = "</style></script><script>alert(1)</script>\"'&"
 VOID = {"meta", "br", "img", "col", "link", "input", "hr"}
@@ -53,6 +54,19 @@ class Page(html.parser.HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.words).split()).replace("\xa0", " ")
+
+
+def test_what_is_told_without_data(maker):
+    told = {"agreement": 0.97, "low": 0.94, "high": 0.99}
+    told |= {"is_known": True, "is_poor": False}
+    found = {"expected": told, "pilot": {"temperature": 5.26, "sigma": 0.004}}
+    folder = maker.make(drawn=True, changes=found)
+    with writers.open_writer(folder / "metrics.jsonl", stage="synthesis") as writer:
+        writer.write_scalars(100, {"cross_entropy": 1.5})
+    text = report(folder).text
+    assert "Expected agreement 97 % (94 to 99)" in text
+    assert "Measured on the teacher τ 5.26, σ 0.004" in text
+    assert "Labels reached within" in text
 
 
 def report(folder):
