@@ -147,7 +147,7 @@ def test_tfds_loads_without_tensorflow_as_documented(exported, pixels):
 
 
 def five_lines(phrase):
-    code = block_with("README.md", phrase)
+    code = block_with("docs/commands.md", phrase)
     lines = [line for line in code.splitlines() if line and "import" not in line]
     assert len(lines) <= 5
     # Smaller batches, as the set is.

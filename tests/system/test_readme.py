@@ -1,4 +1,4 @@
-"""Commands that README.md prints can be given as they are."""
+"""Commands that README.md and docs/ print can be given as they are."""
 
 import re
 import shlex
@@ -8,12 +8,18 @@ import pytest
 
 from dfkd_jax import command_line, config_files
 
-README = command_runner.REPOSITORY / "README.md"
+DOCUMENTS = [
+    command_runner.REPOSITORY / name
+    for name in (
+        *("README.md", "docs/commands.md", "docs/your-own-network.md"),
+        *("docs/data.md", "docs/recipe.md"),
+    )
+]
 
 
 def commands() -> list[str]:
     """Lines of fenced blocks that run the package, continuations joined."""
-    text = README.read_text(encoding="utf-8") if README.exists() else ""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     blocks = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
     found = []
     for block in blocks:
@@ -52,9 +58,9 @@ def test_readme_has_commands():
 
 @pytest.fixture(scope="module")
 def own_config(tmp_path_factory):
-    """The config file of a user's own that the README prints."""
+    """The config file of a user's own that the documents print."""
     [text] = re.findall(
-        r"```python\n# my_config.py\n(.*?)```", README.read_text(), re.DOTALL
+        r"```python\n# my_config.py\n(.*?)```", DOCUMENTS[2].read_text(), re.DOTALL
     )
     path = tmp_path_factory.mktemp("config") / "my_config.py"
     path.write_text(text)
