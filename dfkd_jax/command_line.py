@@ -39,7 +39,7 @@ def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
             # What Orbax logs as an error, with hundreds of lines, it raises as well.
             logging.set_verbosity(logging.FATAL)
         if len(argv) > 1 and not positional:
-            return _fail(ConfigError(f"Unexpected argument {argv[1]!r}: see --help."))
+            return _fail(ConfigError(_unexpected(argv[1])))
         try:
             stopping.install()
             if "coordinator" not in FLAGS:  # Else `hosts.join` decides.
@@ -62,6 +62,11 @@ def run(main: Callable[[list[str]], int], *, positional: bool = False) -> None:
 
     _prepare_terminal()
     app.run(guarded, flags_parser=_parse)
+
+
+def _unexpected(word):
+    close = f" Did you mean --config={word}?" if "config" in FLAGS else ""
+    return f"Unexpected argument {word!r}: see --help.{close}"
 
 
 class _Outlet(io.FileIO):

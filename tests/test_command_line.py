@@ -1,13 +1,16 @@
 """What a user gets wrong on the command line: one line, a status, no traceback."""
 
+import importlib.util
 import os
 import pty
 import subprocess
 import sys
 
+import command_runner
 import pytest
 from absl import flags
 
+from dfkd_jax import __main__ as everything
 from dfkd_jax import command_line, config, config_files
 from dfkd_jax.errors import ConfigError
 
@@ -339,3 +342,32 @@ def test_an_error_is_a_line_and_on_request_all_that_is_known():
     assert done.returncode == 1
     assert "xxx… File name too long" in done.stderr.replace("'", "").replace(":", "")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"]])
+def test_one_command_lists_all(monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", ["dfkd", *words])
+    everything.main()
+    printed = capsys.readouterr().out
+    for name, (module, _) in everything.COMMANDS.items():
+        assert f"  {name} " in printed
+        assert importlib.util.find_spec(f"dfkd_jax.{module}")
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_one_command_runs_what_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dfkd", "distil"])
+    with pytest.raises(SystemExit) as end:
+        everything.main()
+    assert end.value.code == 2
+    assert 'no command: see dfkd --help. Did you mean "distill"?' in (
+        capsys.readouterr().err
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "dfkd_jax", "distill", "configs/mnist.py"],
+        capture_output=True,
+        text=True,
+        cwd=command_runner.REPOSITORY,
+    )
+    assert found.returncode == 2
+    assert "Did you mean --config=configs/mnist.py?" in found.stderr
