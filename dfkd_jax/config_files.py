@@ -96,7 +96,7 @@ def _execute(path, variant):
         get_config = runpy.run_path(name, run_name="dfkd_jax_config").get("get_config")
         if get_config is None:
             raise ConfigError(
-                f"{name} has no function get_config(): see README.md for an example."
+                f"{name} has no function get_config(): see docs/your-own-network.md."
             )
         values = get_config(*([variant] if variant else []))
         if isinstance(values, ConfigDict):

@@ -27,13 +27,14 @@ student is made but the held-out test set could not be had (give the command aga
 evaluate only); 130, 143 stopped by SIGINT, SIGTERM, with the step under way saved.
 """
 
+import dataclasses
 import pathlib
 import shlex
 import sys
 
 from absl import flags
 
-from dfkd_jax import command_line, config, config_files, limits
+from dfkd_jax import command_line, config, config_files, limits, settings_help
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.runtime import hosts
 
@@ -44,6 +45,11 @@ def main(argv: list[str]) -> int:
     """Flags to config to stages; the exit status."""
     del argv
     settings = config_files.chosen(FLAGS.config)
+    if FLAGS.show:
+        values = dataclasses.asdict(settings)
+        defaults = config.defaults(config.kind_of(settings))
+        print(settings_help.shown(type(settings), values, defaults))
+        return 0
     workdir = pathlib.Path(
         FLAGS.workdir or f"runs/{settings.folder}/seed{settings.seed}"
     )
@@ -83,6 +89,7 @@ if __name__ == "__main__":
         "Where everything goes; default runs/<name>/seed<seed>, of baselines on real "
         "data runs/real_data/<name>/seed<seed>.",
     )
+    flags.DEFINE_boolean("show", False, "Print every setting and what it means; stop.")
     flags.DEFINE_string("coordinator", "", "host:port of process 0 of several.")
     flags.DEFINE_integer("num_processes", None, "Number of processes.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")

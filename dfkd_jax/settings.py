@@ -314,9 +314,9 @@ def _check(metadata, value, path):
     length = metadata["length"]
     if length is not None:
         number = "at least one number" if length == 0 else f"{length} numbers"
-        words = _words(metadata["bounds"])
+        each = words(metadata["bounds"])
         fits = len(value) == length if length else bool(value)
-        require(fits, path, value, f"name {number}, each {words}")
+        require(fits, path, value, f"name {number}, each {each}")
 
 
 def _check_number(bounds, item, path, value):
@@ -330,7 +330,7 @@ def _check_number(bounds, item, path, value):
         and (below is None or item < below)
     )
     each = "each " if isinstance(value, tuple) else ""
-    require(inside, path, value, f"{each}must be {_words(bounds)}")
+    require(inside, path, value, f"{each}must be {words(bounds)}")
     if type(item) is int:
         if at_most is None:
             require(
@@ -349,7 +349,8 @@ def _check_number(bounds, item, path, value):
         )
 
 
-def _words(bounds):
+def words(bounds: tuple[float | None, ...]) -> str:
+    """A range as people say it: at least, above, at most, below."""
     at_least, above, at_most, below = bounds
     if at_least is not None and at_most is not None:
         return f"from {at_least:,} to {at_most:,}"

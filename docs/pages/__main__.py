@@ -14,7 +14,8 @@ the row.
 Documents are README.md and docs/*.md beside the folder of results. What stands between
 these markers is written anew:
 
-    <!-- table: NAME -->  NAME: main, zoo, methods/TASK, sweeps/NAME, soft_labels/TASK
+    <!-- table: NAME -->  NAME: main, zoo, settings/KIND, methods/TASK,
+                                 sweeps/NAME, soft_labels/TASK
     <!-- end -->
     <!-- figure: NAME --> NAME: sweeps/NAME, soft_labels/TASK, label_mismatch/TASK,
     <!-- end -->                samples/TASK

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dfkd_jax.config import DistillationConfig
+from dfkd_jax import config, settings_help
 from dfkd_jax.methods import referee
 from dfkd_jax.reporting.settings import describe, short_text
 from dfkd_jax.reporting.tables import in_percent
@@ -26,7 +26,8 @@ def table(name: str, results: Collection, *, document: pathlib.Path) -> str | No
     """The table called `name`, as Markdown; None if there can be no such table.
 
     Args:
-        name: "main", "zoo", "methods/TASK", "sweeps/NAME" or "soft_labels/TASK".
+        name: "main", "zoo", "settings/KIND", "methods/TASK", "sweeps/NAME" or
+            "soft_labels/TASK".
         results: All of them.
         document: Where the table goes; links start from it.
     """
@@ -35,6 +36,8 @@ def table(name: str, results: Collection, *, document: pathlib.Path) -> str | No
         return headline(results, document=document)
     if name == "zoo":
         return zoo(results.zoo) if results.zoo else NOTHING
+    if kind == "settings" and rest in config.KINDS:
+        return settings_of(rest)
     if kind == "methods" and rest:
         return methods(results, rest) if rest in results.tasks else NOTHING
     if kind == "sweeps" and rest:
@@ -45,9 +48,22 @@ def table(name: str, results: Collection, *, document: pathlib.Path) -> str | No
     return None
 
 
+def settings_of(kind: str) -> str:
+    """Every setting of a kind of config."""
+    return markdown(
+        ("`config.…`", "default", "possible", "what it is"),
+        [
+            [f"`{each.name}`", short_text(each.default), each.allowed, each.meaning]
+            for each in settings_help.describe(
+                config.KINDS[kind], config.defaults(kind)
+            )
+        ],
+    )
+
+
 def zoo(students: Sequence[Mapping[str, Any]]) -> str:
     """Students of the recipe as it is, one row a teacher."""
-    usual = DistillationConfig().num_steps
+    usual = config.DistillationConfig().num_steps
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for student in students:
         if student["num_steps"] == usual:
