@@ -20,6 +20,16 @@ def hinton(
     return -(temperature**2) * jnp.sum(targets * log_probs, axis=-1)
 
 
+def divergence(
+    student_logits: Float[Array, "batch classes"],
+    teacher_logits: Float[Array, "batch classes"],
+) -> Float[Array, " batch"]:
+    """Kullback-Leibler divergence of the student from the teacher, in nats."""
+    theirs = jax.nn.log_softmax(teacher_logits)
+    difference = theirs - jax.nn.log_softmax(student_logits)
+    return jnp.sum(jnp.exp(theirs) * difference, axis=-1)
+
+
 def logit_l1(
     student_logits: Float[Array, "batch classes"],
     teacher_logits: Float[Array, "batch classes"],

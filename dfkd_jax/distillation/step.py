@@ -94,9 +94,9 @@ def make_step(
             mean_loss, has_aux=True
         )(state.params)
         agreement = jnp.mean(student_logits.argmax(-1) == teacher_logits.argmax(-1))
-        return optimisation.update(
-            state, gradients, model_state, {"loss": value, "agreement": agreement}
-        )
+        divergence = losses.divergence(student_logits, teacher_logits).mean()
+        metrics = {"loss": value, "agreement": agreement, "divergence": divergence}
+        return optimisation.update(state, gradients, model_state, metrics)
 
     return step
 

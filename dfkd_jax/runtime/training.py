@@ -24,6 +24,7 @@ from dfkd_jax.runtime import (
 # so many bytes of batches where that is more than a step's.
 STEPS_PER_CALL = 10
 BYTES_PER_CALL = 2**25
+TELLING = ("agreement", "divergence")  # Shown in place of the loss where there are.
 
 
 def several(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,7 +142,7 @@ def train(
                 scalars = {name: float(each[-1]) for name, each in metrics.items()}
                 if log:
                     writer.write_scalars(done, scalars)
-                    update(done, loss=scalars["loss"])
+                    update(done, **_worth_showing(scalars))
                 if save:
                     checkpoints.save(saved, done, state, force=last or stop)
                     stopwatch.add(stage, time.monotonic() - start)
@@ -149,6 +150,12 @@ def train(
                 if stop:
                     stopping.leave()
     return state
+
+
+def _worth_showing(scalars):
+    """What tells people most: a loss may stay large however good a network gets."""
+    told = {name: scalars[name] for name in TELLING if name in scalars}
+    return told or {"loss": scalars["loss"]}
 
 
 def _steps_per_call(whole, *, bytes_per_step):

@@ -138,3 +138,15 @@ def test_an_answer_between_classes_counts_for_both(strict_dtypes):
 def test_a_class_that_is_not_there_gives_no_infinity(strict_dtypes):
     weights = losses.class_weights(SURE[:3], SURE[:3].mean(0), balance=1.0)
     assert np.isfinite(np.asarray(weights)).all()
+
+
+def test_divergence_by_hand():
+    teacher = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    student = jnp.log(jnp.array([[0.25, 0.25, 0.5]]))
+    expected = 0.5 * np.log(2) - 0.25 * np.log(2)
+    np.testing.assert_allclose(losses.divergence(student, teacher), [expected], 1e-5)
+    # What is added to all logits changes nothing; a copy has none.
+    np.testing.assert_allclose(
+        losses.divergence(student + 3, teacher - 2), [expected], 1e-5
+    )
+    np.testing.assert_allclose(losses.divergence(teacher, teacher), [0], atol=1e-6)
