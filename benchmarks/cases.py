@@ -54,14 +54,14 @@ class Case:
 
 
 def case(name: str) -> Case:
-    """LeNet-5 as `configs/mnist.py` has it, with the weights that are shipped.
+    """LeNet-5 as `configs/mnist.py:first` has it, with the weights that are shipped.
 
     The others take 32×32 colour images: plain pixels, no prior, no augmentation, L1
     loss, and weights that have learned nothing, which cost as much as any.
     """
     model = Linen(registry.create(name))
     if name == "lenet5":
-        config = parse(mnist.get_config().to_dict())
+        config = parse(mnist.get_config("first").to_dict())
         variables, description = weights.load(teachers.find(config.teacher.weights))
         return Case(
             name=name,
