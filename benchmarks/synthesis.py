@@ -4,8 +4,8 @@
     python -m benchmarks.synthesis --networks=lenet5,alexnet --compile=lenet5
 
 Ours is the package's own step on all devices, with the settings of
-configs/mnist.py:first for LeNet-5 and plain ones for the others. PyTorch's is benchmarks/torch_reference.py; that
-both compute the same loss and gradient is checked first. Rivals take turns within one
+configs/mnist.py:first for LeNet-5 and plain ones for the others. PyTorch's is
+benchmarks/torch_reference.py; that both compute the same loss and gradient is checked first. Rivals take turns within one
 run; each is given several batch sizes and judged by its best. "Of peak" is the share of
 a big float32 matrix product's rate, with forward pass and gradient of the images
 counted, and nothing but convolutions and dense layers.
