@@ -8,7 +8,8 @@ gradient and update of the student. Ours is the package's own, data-parallel on 
 devices; PyTorch's is benchmarks/torch_reference.py. LeNet-5 to its half has the
 settings of configs/mnist.py:first and comes twice, with its augmentation and without;
 the others have plain settings. Rivals take turns within one run. A batch size belongs
-to the recipe, so that the ratio is of equal batches; the ratio of the best is beside it.
+to the recipe, so that the ratio is of equal batches; the ratio of the best is beside
+it.
 
 About 2 minutes on two cores. Without PyTorch its rows are left out.
 """

@@ -5,10 +5,10 @@
 
 Ours is the package's own step on all devices, with the settings of
 configs/mnist.py:first for LeNet-5 and plain ones for the others. PyTorch's is
-benchmarks/torch_reference.py; that both compute the same loss and gradient is checked first. Rivals take turns within one
-run; each is given several batch sizes and judged by its best. "Of peak" is the share of
-a big float32 matrix product's rate, with forward pass and gradient of the images
-counted, and nothing but convolutions and dense layers.
+benchmarks/torch_reference.py; that both compute the same loss and gradient is checked
+first. Rivals take turns within one run; each is given several batch sizes and judged by
+its best. "Of peak" is the share of a big float32 matrix product's rate, with forward
+pass and gradient of the images counted, and nothing but convolutions and dense layers.
 
 About 3 minutes on two cores. Without PyTorch its rows are left out.
 """
