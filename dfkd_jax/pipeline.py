@@ -137,7 +137,9 @@ def run(
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
-        told = {} if config.reads_real_data else _told(teacher, made.student)
+        told = {}
+        if not config.reads_real_data:
+            told = _told(teacher, made.student, workdir, stopwatch)
 
         results = {
             "experiment": config.name,
@@ -174,9 +176,19 @@ def run(
         return hosts.first_says(status)
 
 
-def _told(teacher, student):
+def _told(teacher, student, workdir, stopwatch):
     """For `results.json`: what can be told of a student without data."""
-    found = referee.judge(teacher, student)
+    path = workdir / "results.json"
+    before = records.read(path) if path.exists() else {}
+    if "referee" in before and _at(before, "student.sha256") == student.sha256:
+        found = before["referee"]
+    else:
+        started = time.monotonic()
+        progress.say(
+            "Referee: teacher and student are asked about images that need no data"
+        )
+        found = referee.judge(teacher, student)
+        stopwatch.add("evaluation", time.monotonic() - started)
     return {"referee": found, "expected": referee.estimate(found)}
 
 
@@ -216,6 +228,7 @@ def _evaluate(config, teacher, student, results, workdir, stopwatch):
         # Of another test set that is evaluated anew.
         same = before.get("dataset") == results["dataset"]
         if same and before["student"].get(f"{split}_accuracy") is not None:
+            progress.say("Finished before: nothing to do.")
             with records.as_written(path):
                 tables.print_summary(before, workdir)
             return 0
