@@ -435,12 +435,18 @@ def _is_count(value):
 
 
 @_in_python()
-def estimate(teacher: TrainedNetwork, student: TrainedNetwork) -> dict[str, Any]:
+def estimate(
+    teacher: TrainedNetwork,
+    student: TrainedNetwork,
+    teacher_accuracy: float | None = None,
+) -> dict[str, Any]:
     """How often a student will agree with its teacher on real data, told without any.
 
     Args:
         teacher: What the student learned from, without data.
         student: Of `distill`, or `load`.
+        teacher_accuracy: On held-out data, from 0 to 1, where it is known: with it the
+            estimate is far nearer the truth.
 
     Returns:
         `agreement`, expected between `low` and `high`; `is_poor`, below 90 %; and
@@ -455,7 +461,11 @@ def estimate(teacher: TrainedNetwork, student: TrainedNetwork) -> dict[str, Any]
     evaluation.check_reference(
         student.description, teacher.description, source="The teacher"
     )
-    return referee.estimate(referee.judge(teacher, student))
+    if teacher_accuracy is not None and not 0 < teacher_accuracy <= 1:
+        raise ConfigError(
+            f"teacher_accuracy={shown(teacher_accuracy)}: expected a share from 0 to 1."
+        )
+    return referee.estimate(referee.judge(teacher, student), teacher_accuracy)
 
 
 @_in_python()

@@ -405,6 +405,9 @@ class DataConfig:
         split: What evaluation reads: the "test" set, or "validation", the last 5,000
             images of the training set, on which hyper-parameters are chosen. Of a file
             of your own it says what that file is.
+        teacher_accuracy: The teacher's share of right answers on such data, from 0 to
+            1, where it is known: with it, what is told of a student without data is far
+            nearer the truth. 0 where it is not.
         dir: A TFDS data folder; empty for the one in the user's cache.
         raw_dir: A folder with the original files, used to prepare the data set.
     """
@@ -412,6 +415,7 @@ class DataConfig:
     dataset: str = setting("mnist")
     file: str = setting("")
     split: str = setting("test", choices=("test", "validation"))
+    teacher_accuracy: float = setting(0.0, **_CHANCE)
     dir: str = setting("", needs=("dataset", bool))
     raw_dir: str = setting("", needs=("dataset", bool))
 
@@ -693,6 +697,12 @@ class TeacherTrainingConfig:
             "data.split",
             self.data.split,
             "teachers are evaluated on both parts; leave it out",
+        )
+        require(
+            not self.data.teacher_accuracy,
+            "data.teacher_accuracy",
+            self.data.teacher_accuracy,
+            "here it is measured; leave it out",
         )
 
 

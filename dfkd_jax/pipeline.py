@@ -139,7 +139,7 @@ def run(
         figures.loss_curves(workdir)
         told = {}
         if not config.reads_real_data:
-            told = _told(teacher, made.student, workdir, stopwatch)
+            told = _told(config, teacher, made.student, workdir, stopwatch)
 
         results = {
             "experiment": config.name,
@@ -176,7 +176,7 @@ def run(
         return hosts.first_says(status)
 
 
-def _told(teacher, student, workdir, stopwatch):
+def _told(config, teacher, student, workdir, stopwatch):
     """For `results.json`: what can be told of a student without data."""
     path = workdir / "results.json"
     before = records.read(path) if path.exists() else {}
@@ -189,7 +189,8 @@ def _told(teacher, student, workdir, stopwatch):
         )
         found = referee.judge(teacher, student)
         stopwatch.add("evaluation", time.monotonic() - started)
-    return {"referee": found, "expected": referee.estimate(found)}
+    accuracy = config.data.teacher_accuracy or None
+    return {"referee": found, "expected": referee.estimate(found, accuracy)}
 
 
 def _check_student(student, description):

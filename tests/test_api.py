@@ -232,6 +232,8 @@ def test_a_teacher_of_other_images():
         api.evaluate(ours, images, labels, reference=api.load("mnist_lenet5"))
     with pytest.raises(CheckpointError, match="teacher has image_shape"):
         api.estimate(api.load("mnist_lenet5"), ours)
+    with pytest.raises(ConfigError, match="teacher_accuracy=99"):
+        api.estimate(ours, ours, teacher_accuracy=99)
     assert api.estimate(ours, ours)["agreement"] > 0.9
 
 

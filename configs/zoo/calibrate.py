@@ -78,10 +78,15 @@ def _row(found):
 
 
 def _features(rows, names):
-    table = []
-    for row in rows:
-        figures = [name.split(".") for name in names]
-        table.append([referee.log_odds(row["referee"][k][f]) for k, f in figures])
+    table = [
+        [
+            referee.log_odds(
+                referee.figure(row["referee"], name, row["teacher_accuracy"])
+            )
+            for name in names
+        ]
+        for row in rows
+    ]
     return np.array(table).reshape(len(rows), len(names))
 
 
@@ -126,40 +131,47 @@ def main(folders: Sequence[str]) -> None:
     files.write_json(STUDENTS, {"students": students})
     chosen = [row for row in students if row["part"] == "chosen"]
     judged = [row for row in students if row["part"] == "judged"]
+    scores = [referee.score(row["referee"]) for row in chosen]
+    calibration = {
+        "made_by": "configs/zoo/calibrate.py from results/zoo/students.json",
+        "teachers": sorted({row["teacher"] for row in chosen}),
+        "num_students": len(chosen),
+        "score_range": [round(min(scores), 4), round(max(scores), 4)],
+    }
+    for title, always in (
+        ("with_accuracy", (referee.TEACHER,)),
+        ("without_accuracy", ()),
+    ):
+        calibration[title] = _calibrate(title, chosen, judged, always)
+    files.write_json(referee.CALIBRATION, calibration)
+
+
+def _calibrate(title, chosen, judged, always):
+    """The figures that tell most of the chosen ones, and what they tell; prints it."""
     choices = [
-        names
+        (*names, *always)
         for number in range(1, MAX_FIGURES + 1)
         for names in itertools.combinations(FIGURES, number)
     ]
-    mean_errors = [
-        _errors(chosen, _left_out(chosen, names)).mean() for names in choices
-    ]
+    mean_errors = [_errors(chosen, _left_out(chosen, each)).mean() for each in choices]
     names = choices[int(np.argmin(mean_errors))]
     fitted = _fit(chosen, names)
     left_out = _left_out(chosen, names)
     truth = np.array([referee.log_odds(row["agreement"]) for row in chosen])
-    scores = [referee.score(row["referee"]) for row in chosen]
-    files.write_json(
-        referee.CALIBRATION,
-        {
-            "made_by": "configs/zoo/calibrate.py from results/zoo/students.json",
-            "teachers": sorted({row["teacher"] for row in chosen}),
-            "num_students": len(chosen),
-            "intercept": round(float(fitted[0]), 4),
-            "weights": {
-                name: round(float(weight), 4)
-                for name, weight in zip(names, fitted[1:], strict=True)
-            },
-            "margin": round(float(np.percentile(np.abs(truth - left_out), SURE)), 4),
-            "score_range": [round(min(scores), 4), round(max(scores), 4)],
-            "mean_error": round(float(min(mean_errors)), 4),
+    print(f"\n== {title}: {', '.join(names)}")
+    _print("chosen, each without its teacher", chosen, left_out)
+    told = _tell(judged, names, fitted)
+    _print("judged", judged, told)
+    return {
+        "intercept": round(float(fitted[0]), 4),
+        "weights": {
+            name: round(float(weight), 4)
+            for name, weight in zip(names, fitted[1:], strict=True)
         },
-    )
-    for title, rows, told in (
-        ("chosen, each without its teacher", chosen, left_out),
-        ("judged", judged, _tell(judged, names, fitted)),
-    ):
-        _print(title, rows, told)
+        "margin": round(float(np.percentile(np.abs(truth - left_out), SURE)), 4),
+        "mean_error": round(float(min(mean_errors)), 4),
+        "mean_error_judged": round(float(_errors(judged, told).mean()), 4),
+    }
 
 
 def _print(title, rows, told):

@@ -33,6 +33,7 @@ CHANGES = DistillationConfig(mixup=0.5, cutmix=0.5, affine=0.15)
 NOISE_GRIDS = (7, 4, 2)
 NOISE_SCALE = 1.5  # Of the noise before the sigmoid.
 CALIBRATION = pathlib.Path(__file__).with_name("calibration.json")
+TEACHER = "teacher accuracy"
 POOR = 0.9  # Agreement below which a student is called poor.
 
 
@@ -67,14 +68,16 @@ def judge(teacher: Network, student: Network) -> dict[str, dict[str, float]]:
 
     Returns:
         Of each kind `agreement`, the share of images with the same likeliest class, as
-        a mean over the teacher's classes; and `explained`, the share of the variance of
-        the teacher's logits (less their mean over classes) that the student's have.
+        a mean over the teacher's classes; `plain`, the same over all images; and
+        `explained`, the share of the variance of the teacher's logits (less their mean
+        over classes) that the student's have.
     """
     found = {}
     for kind, pixels in probes(tuple(teacher.description.image_shape)).items():
         theirs, own = (_logits(network, pixels) for network in (teacher, student))
         found[kind] = {
             "agreement": _balanced_agreement(theirs.argmax(-1), own.argmax(-1)),
+            "plain": float((theirs.argmax(-1) == own.argmax(-1)).mean()),
             "explained": _explained(theirs, own),
         }
     return found
@@ -85,29 +88,49 @@ def score(found: Mapping[str, Mapping[str, float]]) -> float:
     return float(np.mean([each["agreement"] for each in found.values()]))
 
 
-def estimate(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def estimate(
+    found: Mapping[str, Mapping[str, float]], teacher_accuracy: float | None = None
+) -> dict[str, Any]:
     """The agreement with the teacher on real images that `judge` lets expect.
+
+    How hard the real images are, the teacher's weights do not tell, its accuracy does:
+    without it the margin is wide.
+
+    Args:
+        found: From `judge`.
+        teacher_accuracy: On held-out data, from 0 to 1, where it is known.
 
     Returns:
         `agreement`, between `low` and `high` for nine of ten students of teachers that
         the calibration has not seen; `is_known`, whether students like this one are
-        among those it was made with; and `is_poor`.
+        among those that it was made with; and `is_poor`.
     """
     known = json.loads(CALIBRATION.read_text())
-    value = known["intercept"]
-    for name, weight in known["weights"].items():
-        kind, figure = name.split(".")
-        value += weight * log_odds(found[kind][figure])
+    fitted = known["with_accuracy" if teacher_accuracy else "without_accuracy"]
+    value = fitted["intercept"]
+    for name, weight in fitted["weights"].items():
+        value += weight * log_odds(figure(found, name, teacher_accuracy))
     low, high = known["score_range"]
-    margin = known["margin"]
     expected = _share(value)
     return {
         "agreement": expected,
-        "low": _share(value - margin),
-        "high": _share(value + margin),
+        "low": _share(value - fitted["margin"]),
+        "high": _share(value + fitted["margin"]),
         "is_known": bool(low <= score(found) <= high),
         "is_poor": bool(expected < POOR),
     }
+
+
+def figure(
+    found: Mapping[str, Mapping[str, float]],
+    name: str,
+    teacher_accuracy: float | None,
+) -> float:
+    """A share that the estimate is made from, as in "noise.agreement"."""
+    if name == TEACHER:
+        return float(teacher_accuracy or 0)
+    kind, _, which = name.partition(".")
+    return found[kind][which]
 
 
 def log_odds(share: float) -> float:

@@ -39,7 +39,7 @@ def test_a_copy_follows_and_a_stranger_does_not():
     teacher = network(0)
     copy, stranger = (referee.judge(teacher, network(seed)) for seed in (0, 1))
     for kind in ("shapes", "mixed", "noise"):
-        assert copy[kind] == {"agreement": 1.0, "explained": 1.0}
+        assert copy[kind] == {"agreement": 1.0, "plain": 1.0, "explained": 1.0}
         assert stranger[kind]["explained"] < 0.5
     assert referee.score(copy) == 1 > referee.score(stranger)
 
@@ -58,13 +58,18 @@ def test_figures_by_hand():
 
 def test_estimate_by_hand(monkeypatch, tmp_path):
     path = tmp_path / "calibration.json"
-    known = {"intercept": 1.0, "weights": {"noise.explained": 0.5}, "margin": 0.7}
-    path.write_text(json.dumps(known | {"score_range": [0.4, 0.8]}))
+    without = {"intercept": 1.0, "weights": {"noise.explained": 0.5}, "margin": 0.7}
+    known = {"intercept": 0.0, "weights": {"teacher accuracy": 0.5}, "margin": 0.1}
+    ranges = {"score_range": [0.4, 0.8]}
+    path.write_text(
+        json.dumps(ranges | {"without_accuracy": without, "with_accuracy": known})
+    )
     monkeypatch.setattr(referee, "CALIBRATION", path)
 
-    def told(explained, agreement):
+    def told(explained, agreement, *accuracy):
         each = {"agreement": agreement, "explained": explained}
-        return referee.estimate(dict.fromkeys(("shapes", "mixed", "noise"), each))
+        kinds = dict.fromkeys(("shapes", "mixed", "noise"), each)
+        return referee.estimate(kinds, *accuracy)
 
     found = told(0.5, 0.6)
     assert found["agreement"] == pytest.approx(1 / (1 + np.exp(-1)))
@@ -73,17 +78,20 @@ def test_estimate_by_hand(monkeypatch, tmp_path):
     assert found["is_known"] and found["is_poor"]
     assert not told(0.99, 0.6)["is_poor"]
     assert not told(0.5, 0.3)["is_known"] and not told(0.5, 0.9)["is_known"]
+    assert told(0.5, 0.6, 0.8)["agreement"] == pytest.approx(2 / 3)  # Odds 4, rooted.
 
 
-def test_the_calibration_that_is_shipped():
+@pytest.mark.parametrize("accuracy", [None, 0.9, 0.99])
+def test_the_calibration_that_is_shipped(accuracy):
     """A better student is never told to be a worse one."""
     known = json.loads(referee.CALIBRATION.read_text())
     assert known["teachers"] and known["num_students"] >= len(known["teachers"])
     found = []
     for share in (0.1, 0.5, 0.9, 1.0):
         each = {"agreement": share, "explained": share}
-        told = referee.estimate(dict.fromkeys(("shapes", "mixed", "noise"), each))
+        kinds = dict.fromkeys(("shapes", "mixed", "noise"), each)
+        told = referee.estimate(kinds, accuracy)
         assert 0 <= told["low"] <= told["agreement"] <= told["high"] <= 1
         found.append(told["agreement"])
     assert found == sorted(found)
-    assert found[0] < 0.7 and found[-1] > 0.95
+    assert found[0] < 0.8 and found[-1] > 0.9
