@@ -2,9 +2,8 @@
 
     python -m dfkd_jax.main --config=configs/mnist.py
 
-About 10 minutes on two cores; 98.9 % of the test set (results/mnist/default has three
-seeds).
-`configs/mnist.py:smoke` shows the whole way in under a minute, to about 90 %.
+Some five minutes on two cores; results/mnist/default has three seeds.
+`configs/mnist.py:smoke` shows the whole way in a minute, to some 97 %.
 
 Data-free methods to compare with, from the same teacher:
 
