@@ -8,7 +8,6 @@ is told by a fit that has seen no student of its teacher. Writes
 dfkd_jax/methods/calibration.json, and prints how far off it is.
 """
 
-import itertools
 import json
 import pathlib
 import sys
@@ -16,8 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.optimize
 
 from configs.zoo.teachers import TEACHERS
+from dfkd_jax.config import DistillationConfig
 from dfkd_jax.methods import referee
 from dfkd_jax.runtime import files
 
@@ -28,8 +29,7 @@ FIGURES = [
     for kind in ("shapes", "mixed", "noise")
     for figure in ("agreement", "explained")
 ]
-MAX_FIGURES = 2
-RIDGE = 0.1  # Pull of weights to 0, of a student's weight in the fit.
+USUAL = DistillationConfig().num_steps
 SURE = 90  # Percent of students that lie within the margin.
 
 
@@ -77,51 +77,58 @@ def _row(found):
     }
 
 
-def _features(rows, names):
-    table = [
+def _figure(row, name):
+    kind, _, which = name.partition(".")
+    return row["referee"][kind][which]
+
+
+def _tell(rows, name, fitted):
+    return np.array(
         [
-            referee.log_odds(
-                referee.figure(row["referee"], name, row["teacher_accuracy"])
-            )
-            for name in names
+            referee.model(fitted, _figure(row, name), row["teacher_accuracy"])
+            for row in rows
         ]
-        for row in rows
-    ]
-    return np.array(table).reshape(len(rows), len(names))
+    )
 
 
-def _fit(rows, names):
-    """Intercept and weights; every teacher counts the same."""
-    x = np.column_stack([np.ones(len(rows)), _features(rows, names)])
-    y = np.array([referee.log_odds(row["agreement"]) for row in rows])
-    teachers = [row["teacher"] for row in rows]
-    weight = np.array([1 / teachers.count(teacher) for teacher in teachers])
-    pull = RIDGE * np.diag([0.0, *[1.0] * len(names)])
-    return np.linalg.solve(x.T @ (weight[:, None] * x) + pull, x.T @ (weight * y))
+def _fit(rows, name, *, knows_teachers):
+    """Offset, slope and hardness by least squares, in units of `referee.spread`."""
+    truth = np.array([row["agreement"] for row in rows])
+    units = np.array([referee.spread(share) for share in truth])
+    names = ("offset", "slope", "hardness")
+
+    def residuals(values):
+        fitted = dict(zip(names, [*values, 0.0], strict=False))
+        return (_tell(rows, name, fitted) - truth) / units
+
+    bounds = ([-5, 0, 0], [8, 5, 3]) if knows_teachers else ([-5, 0], [8, 5])
+    start = [1.5, 1.5, 0.5][: len(bounds[0])]
+    found = scipy.optimize.least_squares(residuals, start, bounds=bounds).x
+    return {
+        key: round(float(value), 4)
+        for key, value in zip(names, [*found, 0.0], strict=False)
+    }
 
 
-def _tell(rows, names, fitted):
-    """Log odds of agreement."""
-    return fitted[0] + _features(rows, names) @ fitted[1:]
-
-
-def _left_out(rows, names):
-    """Each student told by a fit without its teacher, as log odds."""
+def _left_out(rows, name, **options):
+    """Each student told by a fit without its teacher."""
     told = np.empty(len(rows))
     for teacher in {row["teacher"] for row in rows}:
         own = np.array([row["teacher"] == teacher for row in rows])
         others = [row for row in rows if row["teacher"] != teacher]
         own_rows = [row for row in rows if row["teacher"] == teacher]
-        told[own] = _tell(own_rows, names, _fit(others, names))
+        told[own] = _tell(own_rows, name, _fit(others, name, **options))
     return told
 
 
-def _share(log_odds):
-    return 1 / (1 + np.exp(-log_odds))
-
-
 def _errors(rows, told):
-    return np.abs(_share(told) - np.array([row["agreement"] for row in rows]))
+    return np.abs(told - np.array([row["agreement"] for row in rows]))
+
+
+def _mistakes(rows, told):
+    """Poor students that are not flagged, and others that are."""
+    truth = np.array([row["agreement"] for row in rows])
+    return int(((truth < referee.POOR) != (told < referee.POOR)).sum())
 
 
 def main(folders: Sequence[str]) -> None:
@@ -138,53 +145,53 @@ def main(folders: Sequence[str]) -> None:
         "num_students": len(chosen),
         "score_range": [round(min(scores), 4), round(max(scores), 4)],
     }
-    for title, always in (
-        ("with_accuracy", (referee.TEACHER,)),
-        ("without_accuracy", ()),
-    ):
-        calibration[title] = _calibrate(title, chosen, judged, always)
+    for title, knows_teachers in (("with_accuracy", True), ("without_accuracy", False)):
+        calibration[title] = _calibrate(title, chosen, judged, knows_teachers)
     files.write_json(referee.CALIBRATION, calibration)
 
 
-def _calibrate(title, chosen, judged, always):
-    """The figures that tell most of the chosen ones, and what they tell; prints it."""
-    choices = [
-        (*names, *always)
-        for number in range(1, MAX_FIGURES + 1)
-        for names in itertools.combinations(FIGURES, number)
-    ]
-    mean_errors = [_errors(chosen, _left_out(chosen, each)).mean() for each in choices]
-    names = choices[int(np.argmin(mean_errors))]
-    fitted = _fit(chosen, names)
-    left_out = _left_out(chosen, names)
-    truth = np.array([referee.log_odds(row["agreement"]) for row in chosen])
-    print(f"\n== {title}: {', '.join(names)}")
-    _print("chosen, each without its teacher", chosen, left_out)
-    told = _tell(judged, names, fitted)
-    _print("judged", judged, told)
+def _calibrate(title, chosen, judged, knows_teachers):
+    """The figure with the fewest mistakes on chosen ones, and what it tells."""
+    options = {"knows_teachers": knows_teachers}
+    left_out = {name: _left_out(chosen, name, **options) for name in FIGURES}
+    name = min(
+        FIGURES,
+        key=lambda name: (
+            _mistakes(chosen, left_out[name]),
+            _errors(chosen, left_out[name]).mean(),
+        ),
+    )
+    fitted = _fit(chosen, name, **options)
+    told, judged_told = left_out[name], _tell(judged, name, fitted)
+    print(f"\n== {title}: {name}")
+    _print("chosen, each without its teacher", chosen, told)
+    _print("judged", judged, judged_told)
+    units = np.array([referee.spread(share) for share in told])
+    margin = np.percentile(_errors(chosen, told) / units, SURE)
     return {
-        "intercept": round(float(fitted[0]), 4),
-        "weights": {
-            name: round(float(weight), 4)
-            for name, weight in zip(names, fitted[1:], strict=True)
-        },
-        "margin": round(float(np.percentile(np.abs(truth - left_out), SURE)), 4),
-        "mean_error": round(float(min(mean_errors)), 4),
-        "mean_error_judged": round(float(_errors(judged, told).mean()), 4),
+        "figure": name,
+        **fitted,
+        "margin": round(float(margin), 4),
+        "mean_error": round(float(_errors(chosen, told).mean()), 4),
+        "mean_error_judged": round(float(_errors(judged, judged_told).mean()), 4),
     }
 
 
 def _print(title, rows, told):
     errors = _errors(rows, told)
-    print(f"\n{title}: {len(rows)} students, mean error {errors.mean():.2%}")
+    trained = np.array([row["num_steps"] == USUAL for row in rows])
+    print(
+        f"\n{title}: {len(rows)} students, mean error {errors.mean():.2%}; of "
+        f"{trained.sum()} of the recipe {errors[trained].mean():.2%}"
+    )
     truth = np.array([row["agreement"] for row in rows])
-    poor, called = truth < referee.POOR, _share(told) < referee.POOR
+    poor, called = truth < referee.POOR, told < referee.POOR
     print(
         f"below {referee.POOR:.0%}: {poor.sum()}, of these flagged "
         f"{(poor & called).sum()}; "
         f"false alarms {(called & ~poor).sum()} of {(~poor).sum()}"
     )
-    for row, share, error in zip(rows, _share(told), errors, strict=True):
+    for row, share, error in zip(rows, told, errors, strict=True):
         print(
             f"{row['teacher']:<20} {row['num_steps']:>6} steps, seed {row['seed']}: "
             f"agreement {row['agreement']:.2%}, told {share:.2%}, off {error:.2%}; "

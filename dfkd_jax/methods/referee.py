@@ -33,7 +33,6 @@ CHANGES = DistillationConfig(mixup=0.5, cutmix=0.5, affine=0.15)
 NOISE_GRIDS = (7, 4, 2)
 NOISE_SCALE = 1.5  # Of the noise before the sigmoid.
 CALIBRATION = pathlib.Path(__file__).with_name("calibration.json")
-TEACHER = "teacher accuracy"
 POOR = 0.9  # Agreement below which a student is called poor.
 
 
@@ -107,40 +106,45 @@ def estimate(
     """
     known = json.loads(CALIBRATION.read_text())
     fitted = known["with_accuracy" if teacher_accuracy else "without_accuracy"]
-    value = fitted["intercept"]
-    for name, weight in fitted["weights"].items():
-        value += weight * log_odds(figure(found, name, teacher_accuracy))
+    kind, _, name = fitted["figure"].partition(".")
+    expected = model(fitted, found[kind][name], teacher_accuracy or 1.0)
+    margin = fitted["margin"] * spread(expected)
     low, high = known["score_range"]
-    expected = _share(value)
     return {
         "agreement": expected,
-        "low": _share(value - fitted["margin"]),
-        "high": _share(value + fitted["margin"]),
+        "low": max(expected - margin, 0.0),
+        "high": min(expected + margin, 1.0),
         "is_known": bool(low <= score(found) <= high),
         "is_poor": bool(expected < POOR),
     }
 
 
-def figure(
-    found: Mapping[str, Mapping[str, float]],
-    name: str,
-    teacher_accuracy: float | None,
+def model(
+    fitted: Mapping[str, Any], share: float, teacher_accuracy: float = 1.0
 ) -> float:
-    """A share that the estimate is made from, as in "noise.agreement"."""
-    if name == TEACHER:
-        return float(teacher_accuracy or 0)
-    kind, _, which = name.partition(".")
-    return found[kind][which]
+    """Agreement on real images, by one figure of a student and its teacher's errors.
+
+    Where the teacher errs, images are hard, and student and teacher part there, too.
+
+    Args:
+        fitted: `offset` and `slope`, of log odds, and `hardness`, of errors.
+        share: The figure, from 0 to 1.
+        teacher_accuracy: 1 where it is not known.
+    """
+    value = fitted["offset"] + fitted["slope"] * log_odds(share)
+    value = 1 / (1 + math.exp(-value)) - fitted["hardness"] * (1 - teacher_accuracy)
+    return min(max(value, 0.0), 1.0)
+
+
+def spread(share: float) -> float:
+    """How far shares like this one lie apart: less near 0 and 1."""
+    return math.sqrt(share * (1 - share) + 1e-3)
 
 
 def log_odds(share: float) -> float:
     """Of a share, kept away from 0 and 1."""
     share = min(max(share, 0.01), 0.999)
     return math.log(share / (1 - share))
-
-
-def _share(value):
-    return 1 / (1 + math.exp(-value))
 
 
 def _logits(network, pixels):

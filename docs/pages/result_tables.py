@@ -84,12 +84,16 @@ def zoo(students: Sequence[Mapping[str, Any]]) -> str:
                     [each["accuracy"] / each["teacher_accuracy"] for each in row]
                 ).partition(" ")[0],
                 spread([student["agreement"] for student in row]).partition(" ")[0],
-                in_percent(referee.estimate(row[0]["referee"])).replace(" %", ""),
+                in_percent(_expected(row[0])).replace(" %", ""),
                 f"{statistics.mean(student['seconds'] for student in row):.0f}",
             ]
             for row in order
         ],
     )
+
+
+def _expected(student):
+    return referee.estimate(student["referee"], student["teacher_accuracy"])
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -58,8 +58,9 @@ def test_figures_by_hand():
 
 def test_estimate_by_hand(monkeypatch, tmp_path):
     path = tmp_path / "calibration.json"
-    without = {"intercept": 1.0, "weights": {"noise.explained": 0.5}, "margin": 0.7}
-    known = {"intercept": 0.0, "weights": {"teacher accuracy": 0.5}, "margin": 0.1}
+    without = {"figure": "noise.explained", "offset": 1.0, "slope": 0.5}
+    without |= {"hardness": 0.0, "margin": 0.1}
+    known = without | {"hardness": 0.5}
     ranges = {"score_range": [0.4, 0.8]}
     path.write_text(
         json.dumps(ranges | {"without_accuracy": without, "with_accuracy": known})
@@ -72,13 +73,16 @@ def test_estimate_by_hand(monkeypatch, tmp_path):
         return referee.estimate(kinds, *accuracy)
 
     found = told(0.5, 0.6)
-    assert found["agreement"] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert found["low"] == pytest.approx(1 / (1 + np.exp(-0.3)))
-    assert found["high"] == pytest.approx(1 / (1 + np.exp(-1.7)))
+    share = 1 / (1 + np.exp(-1))
+    margin = 0.1 * np.sqrt(share * (1 - share) + 0.001)
+    assert found["agreement"] == pytest.approx(share)
+    assert found["low"] == pytest.approx(share - margin)
+    assert found["high"] == pytest.approx(share + margin)
     assert found["is_known"] and found["is_poor"]
     assert not told(0.99, 0.6)["is_poor"]
     assert not told(0.5, 0.3)["is_known"] and not told(0.5, 0.9)["is_known"]
-    assert told(0.5, 0.6, 0.8)["agreement"] == pytest.approx(2 / 3)  # Odds 4, rooted.
+    # A teacher that errs on a fifth, half of which counts.
+    assert told(0.5, 0.6, 0.8)["agreement"] == pytest.approx(share - 0.1)
 
 
 @pytest.mark.parametrize("accuracy", [None, 0.9, 0.99])
