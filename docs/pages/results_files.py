@@ -16,7 +16,7 @@ from typing import Any
 
 from dfkd_jax.errors import ResultsError
 from dfkd_jax.reporting.settings import flatten, short_text
-from dfkd_jax.runtime import records
+from dfkd_jax.runtime import files, records
 
 REQUIRED = (
     "experiment",
@@ -248,7 +248,7 @@ def _read_sweep(path):
 
 
 def _read_zoo(path):
-    return records.read(path)["students"] if path.exists() else []
+    return files.read_object(path)["students"] if path.exists() else []
 
 
 def _read_study(path):

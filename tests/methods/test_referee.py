@@ -98,4 +98,4 @@ def test_the_calibration_that_is_shipped(accuracy):
         assert 0 <= told["low"] <= told["agreement"] <= told["high"] <= 1
         found.append(told["agreement"])
     assert found == sorted(found)
-    assert found[0] < 0.8 and found[-1] > 0.9
+    assert found[0] < 0.8 and found[-1] > 0.85
