@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dfkd_jax import config, settings_help
-from dfkd_jax.methods import referee
 from dfkd_jax.reporting.settings import describe, short_text
 from dfkd_jax.reporting.tables import in_percent
 from dfkd_jax.runtime import progress
@@ -93,6 +92,8 @@ def zoo(students: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _expected(student):
+    from dfkd_jax.methods import referee  # And JAX with it.
+
     return referee.estimate(student["referee"], student["teacher_accuracy"])
 
 

@@ -127,7 +127,7 @@ def test_a_work_directory_of_other_settings_is_refused(runs):
     with pytest.raises(CheckpointError) as error:
         outcome.check_workdirs(runs, output)
     assert str(runs[2].workdir) in str(error.value)
-    assert "targets.sigma was 7.5 and is now 4.0" in str(error.value)
+    assert "targets.sigma was 7.5 and is now 0.0" in str(error.value)
 
 
 def test_what_is_not_of_a_sweep_is_left_as_it_is(runs, tmp_path):

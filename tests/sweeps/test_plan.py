@@ -130,7 +130,7 @@ def test_the_student_does_not_change_the_transfer_set():
             "targets.sigma=3",
             "distillation.num_steps=5000",
             "student.network=lenet5",
-            "synthesis.l2=0",
+            "synthesis.l2=1",
             "cpu_devices=1",
             "teacher.weights=other",
         )

@@ -310,7 +310,8 @@ def test_two_processes(toys, finished_toy, tmp_path):
 
 
 def test_numbers_blow_up_in_synthesis(toys, tmp_path):
-    changes = {"synthesis__learning_rate": 1e18, "synthesis__pixel_bounds": "none"}
+    changes = {"learning_rate": 1e18, "pixel_bounds": "none", "init": "normal"}
+    changes = {f"synthesis__{key}": value for key, value in changes.items()}
     command = toys.start(tmp_path / "run", **changes)
     _assert_error(
         toys, command, 1, "Synthesis", "step 2 of shards [0, 1]", "learning_rate"
