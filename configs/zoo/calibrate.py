@@ -92,9 +92,9 @@ def _tell(rows, name, fitted):
 
 
 def _fit(rows, name, *, knows_teachers):
-    """Offset, slope and hardness by least squares, in units of `referee.spread`."""
+    """Offset, slope and hardness by least squares, in units of `referee.deviation`."""
     truth = np.array([row["agreement"] for row in rows])
-    units = np.array([referee.spread(share) for share in truth])
+    units = np.array([referee.deviation(share) for share in truth])
     names = ("offset", "slope", "hardness")
 
     def residuals(values):
@@ -166,7 +166,7 @@ def _calibrate(title, chosen, judged, knows_teachers):
     print(f"\n== {title}: {name}")
     _print("chosen, each without its teacher", chosen, told)
     _print("judged", judged, judged_told)
-    units = np.array([referee.spread(share) for share in told])
+    units = np.array([referee.deviation(share) for share in told])
     margin = np.percentile(_errors(chosen, told) / units, SURE)
     return {
         "figure": name,

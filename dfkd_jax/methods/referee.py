@@ -21,6 +21,7 @@ import numpy as np
 
 from dfkd_jax.config import DistillationConfig
 from dfkd_jax.distillation import loop
+from dfkd_jax.methods import pilot
 from dfkd_jax.models.network import Network
 from dfkd_jax.runtime import rng
 from dfkd_jax.sources import shapes
@@ -50,10 +51,8 @@ def probes(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     noise = jax.jit(lambda keys: jax.nn.sigmoid(grids.render(grids.init(keys))))
     root = rng.stream(jax.random.key(0), "referee")
     keys = rng.per_example(root, jnp.arange(3 * NUM_PROBES))
-    plain, others, mixed = (
-        np.concatenate([draw(part) for part in keys[:NUM_PROBES].reshape(-1, AT_ONCE)])
-        for keys in (keys, keys[NUM_PROBES:], keys[2 * NUM_PROBES :])
-    )
+    drawn = np.concatenate([draw(part) for part in keys.reshape(-1, AT_ONCE)])
+    plain, others, mixed = np.split(drawn, 3)
     keys = keys[:NUM_PROBES]
     return {
         "shapes": plain,
@@ -108,7 +107,7 @@ def estimate(
     fitted = known["with_accuracy" if teacher_accuracy else "without_accuracy"]
     kind, _, name = fitted["figure"].partition(".")
     expected = model(fitted, found[kind][name], teacher_accuracy or 1.0)
-    margin = fitted["margin"] * spread(expected)
+    margin = fitted["margin"] * deviation(expected)
     low, high = known["score_range"]
     return {
         "agreement": expected,
@@ -136,7 +135,7 @@ def model(
     return min(max(value, 0.0), 1.0)
 
 
-def spread(share: float) -> float:
+def deviation(share: float) -> float:
     """How far shares like this one lie apart: less near 0 and 1."""
     return math.sqrt(share * (1 - share) + 1e-3)
 
@@ -147,13 +146,14 @@ def log_odds(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def _logits(network, pixels):
-    @jax.jit
-    def ask(network, pixels):
-        return network.logits(network.normalize(pixels))
+@jax.jit
+def _ask(network, pixels):
+    return network.logits(network.normalize(pixels))
 
+
+def _logits(network, pixels):
     parts = np.split(pixels, len(pixels) // AT_ONCE)
-    return np.concatenate([np.asarray(ask(network, part)) for part in parts])
+    return np.concatenate([np.asarray(_ask(network, part)) for part in parts])
 
 
 def _balanced_agreement(theirs, own):
@@ -167,5 +167,4 @@ def _balanced_agreement(theirs, own):
 
 
 def _explained(theirs, own):
-    theirs, own = (each - each.mean(-1, keepdims=True) for each in (theirs, own))
-    return float(1 - np.square(theirs - own).mean() / np.square(theirs).mean())
+    return 1 - (pilot.spread(theirs - own) / pilot.spread(theirs)) ** 2
