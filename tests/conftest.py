@@ -14,6 +14,7 @@ import pytest
 from ledger import Ledger
 from xdist.scheduler import LoadScopeScheduling
 
+from dfkd_jax.reporting import figures
 from dfkd_jax.runtime import parallel
 
 parallel.sum_rightly()
@@ -38,6 +39,12 @@ def pytest_xdist_make_scheduler(config, log):
             return cell[1] if cell else nodeid.split("::")[0]
 
     return Scheduler(config, log)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For runs in this process: pictures take seconds and are tested elsewhere."""
+    monkeypatch.setenv(figures.SWITCH, "off")
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_each_soft_label_starts_from_the_image_whose_answer_is_nearest(teacher):
         parameterisation.grids(SHAPE, factors=(2, 1), init_scale=0.5),
         normalize=teacher.normalize,
     )
-    draw = functools.partial(shapes.draw, image_shape=SHAPE)
+    draw = jax.jit(functools.partial(shapes.draw, image_shape=SHAPE))
     init = step.make_init(
         parameterisation=pixels,
         optimizer=optax.adam(RATE),
@@ -225,7 +225,7 @@ def test_each_soft_label_starts_from_the_image_whose_answer_is_nearest(teacher):
         temperature=TEMPERATURE,
     )
     index = jnp.arange(4)
-    state = init((teacher, KEY), (index, LABELS))
+    state = jax.jit(init)((teacher, KEY), (index, LABELS))
     keys = rng.per_example(rng.stream(KEY, "procedural images"), index)
     keys = jax.vmap(lambda key: jax.random.split(key, step.CANDIDATES))(keys)
     drawn = np.asarray(draw(keys.reshape(-1)))

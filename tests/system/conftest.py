@@ -7,7 +7,6 @@ import prepared_set
 import pytest
 
 from dfkd_jax.data import prepare, tfds
-from dfkd_jax.reporting import figures
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +49,6 @@ def workdir_copy(finished_workdir, tmp_path):
 def toy_copy(finished_toy, tmp_path):
     """A copy of the finished run of the toy, to be changed."""
     return shutil.copytree(finished_toy, tmp_path / "run", symlinks=True)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """For runs in this process: pictures take seconds and are tested elsewhere."""
-    monkeypatch.setenv(figures.SWITCH, "off")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,12 @@ TINY = {
         "num_steps": 4,
         "steps_per_call": 2,
     },
-    "distillation": {"num_steps": 10, "batch_size": 8, "warmup_steps": 2},
+    "distillation": {
+        "num_steps": 10,
+        "batch_size": 8,
+        "warmup_steps": 2,
+        "procedural": 0,
+    },
 }
 SIZES = {f"{part}.{key}": TINY[part][key] for part in TINY for key in TINY[part]}
 

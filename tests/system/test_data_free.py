@@ -16,6 +16,7 @@ import toy
 from tiny_runs import identity, read_transfer_set, shards
 
 from dfkd_jax.data import held_out, tfds
+from dfkd_jax.reporting import figures
 
 WAYS_TO_DATA = (
     "socket.connect",
@@ -164,7 +165,7 @@ def test_student_first_evaluation_when_there_is_data(lab, prepared_data, tmp_pat
     process = subprocess.Popen(
         [sys.executable, "-m", "dfkd_jax.main", *arguments],
         cwd=command_runner.REPOSITORY,
-        env=lab.runner.environment,
+        env=lab.runner.environment | {figures.SWITCH: "off"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

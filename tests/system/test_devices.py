@@ -17,6 +17,7 @@ from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
 FEW_STEPS = {
+    "distillation__procedural": 2,  # Drawn by every device for its part of a batch.
     "distillation__num_steps": 4,
     "distillation__log_every": 2,
     "distillation__checkpoint_every": 2,

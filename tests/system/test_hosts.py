@@ -90,7 +90,16 @@ def start_pair(lab, folder, workdir, *, pictures=False, **changes):
 
 
 @pytest.fixture(scope="module")
+def alone(toys, tmp_path_factory):
+    """One process with as many devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    toys.finish(workdir, **FEW_STEPS | {"cpu_devices": 4})
+    return workdir
+
+
+@pytest.fixture(scope="module")
 def undisturbed(toys, tmp_path_factory):
+    """Two processes with two devices each."""
     folder = tmp_path_factory.mktemp("pair")
     pair = start_pair(toys, folder / "output", folder / "run", pictures=True)
     assert pair.wait() == [0, 0], pair.stderr(0) + pair.stderr(1)
@@ -113,11 +122,9 @@ def test_two_processes_make_what_one_makes(toys, undisturbed, tmp_path):
     assert_same_student(*runs, atol=1e-4)
 
 
-def test_two_processes_are_one_of_as_many_devices_to_the_last_bit(
-    toys, undisturbed, tmp_path
-):
-    toys.finish(tmp_path / "one", **FEW_STEPS | {"cpu_devices": 4})
-    assert fingerprint(tmp_path / "one") == fingerprint(undisturbed[1])
+@pytest.mark.full
+def test_two_processes_are_one_of_as_many_devices_to_the_last_bit(undisturbed, alone):
+    assert fingerprint(undisturbed[1]) == fingerprint(alone)
 
 
 @pytest.mark.full
@@ -134,17 +141,6 @@ def test_a_start_that_is_fitted_is_that_of_one_process(toys, tmp_path):
     assert_same_student(tmp_path / "two", tmp_path / "one", atol=1e-3)
 
 
-def test_process_0_alone_prints(undisturbed):
-    pair, workdir = undisturbed
-    assert "Synthesis: 80 pseudo samples" in pair.stdout(0)
-    assert "devices: 4" in pair.stdout(0)
-    assert pair.stdout(1) == ""
-    assert pair.stderr(1) == ""
-    # Both made shards: each keeps a list of its own.
-    lists = sorted(path.name for path in (workdir / "transfer_set").glob("*.jsonl"))
-    assert lists == ["shards-0001.jsonl", "shards.jsonl"]
-
-
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [
@@ -158,7 +154,7 @@ def test_process_0_alone_prints(undisturbed):
     ],
 )
 def test_killed_process_is_named_and_the_run_goes_on(
-    toys, undisturbed, tmp_path, victim, moment
+    toys, alone, tmp_path, victim, moment
 ):
     workdir = tmp_path / "run"
     pair = start_pair(toys, tmp_path / "first", workdir)
@@ -177,7 +173,18 @@ def test_killed_process_is_named_and_the_run_goes_on(
 
     pair = start_pair(toys, tmp_path / "second", workdir)
     assert pair.wait() == [0, 0], pair.stderr(0) + pair.stderr(1)
-    assert fingerprint(workdir) == fingerprint(undisturbed[1])
+    assert fingerprint(workdir) == fingerprint(alone)
+    _assert_process_0_alone_prints(pair)
+    # Both made shards: each keeps a list of its own.
+    lists = sorted(path.name for path in (workdir / "transfer_set").glob("*.jsonl"))
+    assert lists == ["shards-0001.jsonl", "shards.jsonl"]
+
+
+def _assert_process_0_alone_prints(pair):
+    assert "Synthesis: 80 pseudo samples" in pair.stdout(0)
+    assert "devices: 4" in pair.stdout(0)
+    assert pair.stdout(1) == ""
+    assert pair.stderr(1) == ""
 
 
 @pytest.mark.full

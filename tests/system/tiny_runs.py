@@ -18,6 +18,7 @@ TINY = {
     "synthesis.num_steps": 6,
     "synthesis.steps_per_call": 2,
     "distillation.num_steps": 20,
+    "distillation.procedural": 0,  # They compile for seconds in every program.
     "distillation.batch_size": 8,
     "distillation.warmup_steps": 2,
     "distillation.log_every": 5,
