@@ -3,7 +3,7 @@
     python -m configs.zoo.train             those that are not there yet
     python -m configs.zoo.train mixup tanh
 
-Needs the extras `data` and `plots`. Some minutes each on two cores. Weights are written
+Needs the extra `plots`. Some minutes each on two cores. Weights are written
 to tests/zoo/, with the accuracy on the test set beside them in accuracies.json;
 held-out images of parts of data sets go there, too, but not into the repository.
 """

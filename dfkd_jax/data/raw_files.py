@@ -1,11 +1,14 @@
 """The data sets' original files: what they are, and whether a folder holds them."""
 
 import dataclasses
+import gzip
 import hashlib
 import pathlib
 import tarfile
 import zlib
 from collections.abc import Iterator
+
+import numpy as np
 
 from dfkd_jax.data import datasets
 from dfkd_jax.errors import DataUnavailableError
@@ -184,3 +187,47 @@ def _verify_cifar10(path: pathlib.Path):
         digests = {}  # No archive at all, or a truncated one.
     if digests != CIFAR10_MEMBER_MD5:
         _verify_digest(path, got, CIFAR10_SHA256)
+
+
+def read(
+    name: str, files: dict[str, pathlib.Path]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of the published splits "train" and "test", in their order.
+
+    Args:
+        name: Data set.
+        files: Path of every original file under its published name, as from `locate`.
+
+    Returns:
+        uint8 images `[num, height, width]`, with `[…, channels]` where there are
+        several, and uint8 labels `[num]`.
+    """
+    if name != "cifar10":
+        images, labels = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
+        return {
+            split: tuple(
+                _read_idx(files[f"{place}-{part}"]) for part in (images, labels)
+            )
+            for split, place in {"train": "train", "test": "t10k"}.items()
+        }
+    with tarfile.open(files[CIFAR10_ARCHIVE]) as archive:
+        rows = {
+            base: np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+            for base, content in read_members(archive)
+            if base in CIFAR10_MEMBER_MD5
+        }
+    *train, test = (rows[base] for base in CIFAR10_MEMBER_MD5)
+    return {
+        split: (rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0])
+        for split, rows in {"train": np.concatenate(train), "test": test}.items()
+    }
+
+
+def _read_idx(path):
+    """The bytes of an IDX file in their shape."""
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    num_axes = content[3]
+    shape = np.frombuffer(content, ">u4", num_axes, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes).reshape(shape)

@@ -122,8 +122,7 @@ def _availability(
         if missing:
             return Availability(False, False, prepare.install_hint(name, missing))
         return Availability(True, True, f"{name} is prepared in {prepared.path}.")
-    packages = prepare.PACKAGES + READING_PACKAGES["array_record"][1:]
-    if missing := prepare.missing_packages(packages):
+    if missing := prepare.missing_packages(prepare.PACKAGES):
         return Availability(False, False, prepare.install_hint(name, missing))
     if raw_dir:
         try:

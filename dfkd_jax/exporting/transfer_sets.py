@@ -191,7 +191,7 @@ def _write_tfds(folder, source):
         from array_record.python.array_record_module import ArrayRecordWriter
     except ImportError as error:
         raise MissingPackageError(
-            'TFDS\'s files are written by array_record: pip install ".[data]".'
+            "TFDS's files are written by array_record: pip install array_record."
         ) from error
 
     manifest = source.manifest

@@ -18,11 +18,13 @@ from dfkd_jax.runtime import files, progress, records
 INSTALL_HINT = 'pip install ".[plots]" in a clone of dfkd_jax'
 
 
-@functools.cache
 def is_available() -> bool:
-    """Whether pages can be made; warns once where Jinja2 is missing."""
-    if not figures.are_wanted():
-        return False
+    """Whether pages are wanted and can be made; warns once where Jinja2 is missing."""
+    return figures.are_wanted() and _has_jinja2()
+
+
+@functools.cache
+def _has_jinja2():
     if importlib.util.find_spec("jinja2") is None:
         progress.warn(f"No report.html without Jinja2: {INSTALL_HINT}.")
         return False

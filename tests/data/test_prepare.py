@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import gzip
 import hashlib
 import http.server
 import json
@@ -19,10 +18,7 @@ import pytest
 from dfkd_jax.data import datasets, mirrors, prepare, raw_files, reachability, tfds
 from dfkd_jax.errors import ConfigError, DataUnavailableError, StorageError
 
-needs_preparing_packages = pytest.mark.skipif(
-    bool(prepare.missing_packages()), reason="the data extra is not installed"
-)
-# TensorFlow stays out of the tests' own process. Three images a member are published.
+# TFDS stays out of the tests' own process. Three images a member are published.
 PROGRAM = """
 import json, sys
 from dfkd_jax.data import prepare, raw_files
@@ -139,7 +135,7 @@ def test_packages_that_are_missing_are_told_by_the_process(tmp_path):
     [line] = done.stderr.splitlines()
     assert line.startswith("DataUnavailableError: mnist needs ")
     assert "importlib_resources" in line
-    assert 'pip install ".[data]"' in line
+    assert 'pip install "."' in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,7 +166,7 @@ def test_stopping_ends_the_process(tmp_path, monkeypatch):
         os.kill(pids[0], 0)
 
 
-# With TensorFlow.
+# With TFDS.
 
 
 @pytest.fixture
@@ -206,7 +202,6 @@ def prepare_tiny(tiny, data_dir):
     )
 
 
-@needs_preparing_packages
 def test_original_files_become_a_prepared_set(tiny_cifar10, tmp_path):
     _, _, images, labels = tiny_cifar10
     done = prepare_tiny(tiny_cifar10, tmp_path / "data")
@@ -231,30 +226,6 @@ def test_original_files_become_a_prepared_set(tiny_cifar10, tmp_path):
     np.testing.assert_array_equal(planes[list(got_labels).index(9)], wanted[nine])
 
 
-@needs_preparing_packages
-def test_tfds_finds_files_packed_or_not_in_its_cache(tmp_path):
-    import tensorflow_datasets
-    from tensorflow_datasets.core.download import resource
-
-    builder = tensorflow_datasets.builder("mnist", data_dir=str(tmp_path))
-    files = {}
-    for i, name in enumerate(datasets.spec("mnist").original_files):
-        packed = gzip.compress(name.encode())
-        path = tmp_path / (name if i % 2 else name.removesuffix(".gz"))
-        path.write_bytes(packed if i % 2 else name.encode())
-        files[name] = path
-    prepare._fill_download_cache(builder, files, tmp_path / "downloads")
-    for url, info in builder.url_infos.items():
-        name = url.rsplit("/", 1)[-1]
-        cached = (
-            tmp_path / "downloads" / "mnist" / resource.get_dl_fname(url, info.checksum)
-        )
-        assert gzip.decompress(cached.read_bytes()) == name.encode()
-        record = json.loads(cached.with_name(f"{cached.name}.INFO").read_text())
-        assert record == {"original_fname": name, "urls": [url]}
-
-
-@needs_preparing_packages
 def test_folder_in_the_way_is_named_and_kept(tiny_cifar10, tmp_path):
     version = tmp_path / "data" / "cifar10" / "3.0.2"
     version.mkdir(parents=True)
@@ -265,7 +236,6 @@ def test_folder_in_the_way_is_named_and_kept(tiny_cifar10, tmp_path):
     assert (version / "mine.txt").read_text() == "mine"
 
 
-@needs_preparing_packages
 def test_host_that_refuses_is_told(tmp_path):
     """TFDS's own download, at a proxy that has nothing, and no client besides."""
     with refusing_proxy() as address:

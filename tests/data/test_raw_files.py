@@ -162,3 +162,18 @@ def test_archive_larger_than_any_data_set_is_not_read(tiny_cifar10, monkeypatch)
         list(raw_files.read_members(archive))
     with pytest.raises(DataUnavailableError, match="is not the published file"):
         raw_files.verified("cifar10", tiny_cifar10.parent)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_idx_files_are_read(tmp_path, is_packed):
+    images = bytes([0, 0, 8, 3, *(0, 0, 0, 2), *(0, 0, 0, 1), *(0, 0, 0, 3)])
+    contents = {"images-idx3": images + bytes(range(6)), "labels-idx1": IDX}
+    for place in ("train", "t10k"):
+        for part, content in contents.items():
+            path = tmp_path / f"{place}-{part}-ubyte{'.gz' if is_packed else ''}"
+            path.write_bytes(gzip.compress(content) if is_packed else content)
+    found = raw_files.read("mnist", raw_files.locate("mnist", tmp_path))
+    assert found.keys() == {"train", "test"}
+    for pixels, labels in found.values():
+        assert pixels.tolist() == [[[0, 1, 2]], [[3, 4, 5]]]
+        assert labels.tolist() == [7, 2, 1]

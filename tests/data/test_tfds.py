@@ -12,10 +12,6 @@ import pytest
 from dfkd_jax.data import datasets, prepare, tfds
 from dfkd_jax.errors import ConfigError, DataUnavailableError, StorageError
 
-pytestmark = pytest.mark.skipif(
-    bool(prepare.missing_packages(tfds.READING_PACKAGES["array_record"])),
-    reason="the data extra is not installed",
-)
 _CORE = "tensorflow_datasets.core.features"
 FEATURES = {
     "pythonClassName": f"{_CORE}.features_dict.FeaturesDict",

@@ -6,7 +6,6 @@ import described
 import numpy as np
 import pytest
 
-from dfkd_jax.data import prepare, tfds
 from dfkd_jax.errors import CheckpointError, ExportError, StorageError
 from dfkd_jax.exporting import transfer_sets
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
@@ -24,10 +23,6 @@ DESCRIPTION = described.description(
     (3, 2, 2), num_classes=5, mean=(0.1, 0.4), std=(0.3, 0.2), dataset="toys"
 )
 NAMES = ("a", "b", "c", "d", "e")
-needs_array_record = pytest.mark.skipif(
-    bool(prepare.missing_packages(tfds.READING_PACKAGES["array_record"])),
-    reason="array_record is not installed",
-)
 
 
 @pytest.fixture
@@ -72,7 +67,6 @@ def test_npz_holds_pixels_and_soft_labels_in_order(source, tmp_path, pixels):
     assert zipfile.ZipFile(path).testzip() is None
 
 
-@needs_array_record
 @pytest.mark.parametrize("file_bytes", [1, 2**20], ids=["3 files", "1 file"])
 def test_tfds_reads_each_example(source, tmp_path, pixels, monkeypatch, file_bytes):
     import tensorflow_datasets
@@ -91,7 +85,6 @@ def test_tfds_reads_each_example(source, tmp_path, pixels, monkeypatch, file_byt
     assert json.loads((path / "card.json").read_text())["seed"] == 7
 
 
-@needs_array_record
 def test_tfds_replaces_an_earlier_export_alone(source, tmp_path):
     path = tmp_path / "exported"
     transfer_sets.write_tfds(path, source)

@@ -342,12 +342,12 @@ def test_folders_that_are_no_runs(tmp_path):
 def test_without_jinja_one_warning_and_no_page(maker, monkeypatch, capsys):
     folder = maker.make()
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    pages.is_available.cache_clear()
+    pages._has_jinja2.cache_clear()
     try:
         pages.write(folder)
         pages.write_comparison([folder, folder], folder / "comparison.html")
     finally:
-        pages.is_available.cache_clear()
+        pages._has_jinja2.cache_clear()
     assert not list(folder.glob("*.html"))
     errors = capsys.readouterr().err
     assert errors.count("WARNING") == 1

@@ -1,42 +1,51 @@
 """The laboratory that the tests of whole runs share."""
 
+import os
 import shutil
 
 import laboratory
 import prepared_set
 import pytest
 
-from dfkd_jax.data import prepare, tfds
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder of all processes of this test session."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "shared").mkdir(exist_ok=True)
+    return folder / "shared"
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory, request):
+def lab(shared, tmp_path_factory, request):
     """Commands find no data, no program that fetches any, and no network."""
-    return laboratory.open_lab(
-        tmp_path_factory.mktemp("lab"), request.config.cache.mkdir("commands")
+    return laboratory.open_warm_lab(
+        tmp_path_factory.mktemp("lab"),
+        shared=shared,
+        warm=request.config.cache.mkdir("commands"),
     )
 
 
 @pytest.fixture(scope="session")
-def toys(lab, tmp_path_factory):
+def toys(lab, shared):
     """The same with a teacher of two layers: for how runs go."""
-    return laboratory.toy_lab(lab, tmp_path_factory.mktemp("toys"))
+    return laboratory.toy_lab(lab, shared)
 
 
 @pytest.fixture(scope="session")
-def finished_workdir(lab, tmp_path_factory):
+def finished_workdir(lab, shared, tmp_path_factory):
     """A run of LeNet-5 that was not interrupted; do not change it."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    lab.finish(workdir)
-    return workdir
+    made = laboratory.usual_runs(lab, shared)["lenet"]
+    return shutil.copytree(made, tmp_path_factory.mktemp("lenet") / "run")
 
 
 @pytest.fixture(scope="session")
-def finished_toy(toys, tmp_path_factory):
+def finished_toy(lab, shared, tmp_path_factory):
     """A run of the teacher of two layers; do not change it."""
-    workdir = tmp_path_factory.mktemp("finished") / "toy"
-    toys.finish(workdir)
-    return workdir
+    made = laboratory.usual_runs(lab, shared)["toy"]
+    return shutil.copytree(made, tmp_path_factory.mktemp("toy") / "run")
 
 
 @pytest.fixture
@@ -53,8 +62,7 @@ def toy_copy(finished_toy, tmp_path):
 
 @pytest.fixture(scope="session")
 def prepared_data(tmp_path_factory):
-    """A data folder with a set that passes for MNIST; skips without its readers."""
-    _skip_without_readers()
+    """A data folder with a set that passes for MNIST."""
     folder = tmp_path_factory.mktemp("tfds")
     prepared_set.write(folder)
     return folder
@@ -63,12 +71,6 @@ def prepared_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prepared_training_data(tmp_path_factory):
     """The same with training images."""
-    _skip_without_readers()
     folder = tmp_path_factory.mktemp("tfds")
     prepared_set.write(folder, train=True)
     return folder
-
-
-def _skip_without_readers():
-    if missing := prepare.missing_packages(tfds.READING_PACKAGES["array_record"]):
-        pytest.skip(f"{', '.join(missing)} not installed")

@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import command_runner
 import pytest
@@ -16,34 +15,55 @@ from tiny_runs import Lab
 TOY = str(pathlib.Path(toy.__file__).relative_to(command_runner.REPOSITORY))
 
 
-def open_lab(root: pathlib.Path, warm: pathlib.Path | None = None) -> Lab:
-    """A laboratory in the empty folder `root`.
+def open_lab(root: pathlib.Path) -> Lab:
+    """A laboratory in the empty folder `root`."""
+    return _open(root, root)
+
+
+def open_warm_lab(
+    root: pathlib.Path, *, shared: pathlib.Path, warm: pathlib.Path
+) -> Lab:
+    """The same, for several processes that need the same runs.
 
     Args:
-        root: Where all of it goes.
-        warm: A folder that keeps what the usual commands compile: the first laboratory
+        root: Where what is this process's own goes.
+        shared: Folder of all processes: what a run names is there, and `usual_runs`.
+        warm: A folder that keeps what the usual runs compile: the first laboratory
             fills it while others wait, and each copies it. Two that wrote to one folder
             might read what the other is just writing.
     """
-    compiled = root / "cache" / "compiled"
-    lab = _open(root, compiled)
-    if warm:
-        jax = importlib.metadata.version("jax")
-        place = warm / f"python{sys.version_info.minor}-jax{jax}"
-        with open(warm / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if place.exists():
-                shutil.copytree(place, compiled, dirs_exist_ok=True)
-            else:
-                _make_usual_runs(lab)
-                shutil.copytree(compiled, warm / "unfinished", dirs_exist_ok=True)
-                (warm / "unfinished").rename(place)
+    lab = _open(root, shared)
+    compiled = pathlib.Path(lab.runner.environment["JAX_COMPILATION_CACHE_DIR"])
+    jax = importlib.metadata.version("jax")
+    place = warm / f"python{sys.version_info.minor}-jax{jax}"
+    with open(warm / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if place.exists():
+            shutil.copytree(place, compiled, dirs_exist_ok=True)
+        else:
+            usual_runs(lab, shared)
+            shutil.copytree(compiled, warm / "unfinished", dirs_exist_ok=True)
+            (warm / "unfinished").rename(place)
     return lab
 
 
-def toy_lab(lab: Lab, root: pathlib.Path) -> Lab:
+def usual_runs(lab: Lab, shared: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Finished runs of LeNet-5 and of the toy, made once for all processes."""
+    runs = {name: shared / "runs" / name for name in ("lenet", "toy")}
+    with open(shared / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not runs["toy"].exists():  # Both at a time.
+            lenet = lab.start(runs["lenet"])
+            toy_lab(lab, shared).finish(runs["toy"])
+            assert lenet.wait() == lab.done, lenet.stderr
+    return runs
+
+
+def toy_lab(lab: Lab, shared: pathlib.Path) -> Lab:
     """The same with the teacher of two layers, which needs no data set."""
-    weights = toy.write_teacher(root / "toy.safetensors")
+    weights = shared / "toy.safetensors"
+    if not weights.exists():
+        toy.write_teacher(weights)
     return Lab(
         lab.runner,
         lab.empty,
@@ -53,19 +73,11 @@ def toy_lab(lab: Lab, root: pathlib.Path) -> Lab:
     )
 
 
-def _make_usual_runs(lab):
-    """Two at a time, for what they compile."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder)
-        toys = toy_lab(lab, root)
-        lenet = lab.start(root / "lenet")
-        toys.finish(root / "toy")
-        assert lenet.wait() == lab.done, lenet.stderr
-
-
-def _open(root, compiled):
-    for name in ("empty", "bin", "cache", "commands"):
+def _open(root, shared):
+    for name in ("bin", "cache", "commands"):
         (root / name).mkdir()
+    empty = shared / "empty"
+    empty.mkdir(exist_ok=True)
     hidden = ("proxy", "xla_flags", "raw_dir", "npm_config_registry")
     environment = {
         key: value
@@ -86,7 +98,7 @@ def _open(root, compiled):
         # Compiles in half the time.
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
         "--xla_llvm_disable_expensive_passes=true",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     runner = command_runner.Runner(environment, root / "commands")
@@ -96,4 +108,4 @@ def _open(root, compiled):
             if key.startswith(("PYTHON", "JAX_")):
                 patch.setenv(key, environment[key])
         assert runner.call(str).wait() == 0
-    return Lab(runner, root / "empty")
+    return Lab(runner, empty)

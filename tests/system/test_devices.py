@@ -3,15 +3,16 @@
 import pathlib
 
 import command_runner
+import custom_nets
 import jax
 import numpy as np
 import pytest
+import toy
 from flax import traverse_util
 from tiny_runs import TINY, checkpoint_steps, read_transfer_set
 
 from dfkd_jax import config as configuration
 from dfkd_jax.distillation import loop
-from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
@@ -86,7 +87,10 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
         return states[0]
 
     monkeypatch.setattr(loop.training, "train", spy)
-    teacher = teachers.load(configuration.NetworkConfig(weights="mnist_lenet5"))
+    weights_file = toy.write_teacher(tmp_path / "toy.safetensors")
+    teacher = teachers.load(
+        configuration.NetworkConfig(module="custom_nets:Toy", weights=str(weights_file))
+    )
     settings = configuration.DistillationConfig(
         num_steps=3,
         batch_size=TINY["distillation.batch_size"],
@@ -99,7 +103,7 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
     loop.distil(
         settings,
         teacher=teacher,
-        student=Linen(registry.create("lenet5_half", num_classes=10)),
+        student=Linen(custom_nets.Toy(width=6)),
         source=_Noise(),
         compute_dtype="float32",
         seed=0,
@@ -118,7 +122,9 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
 class _Noise:
     """A transfer set of 16 images in memory."""
 
-    images = np.random.default_rng(0).normal(size=(16, 28, 28, 1)).astype(np.float32)
+    images = (
+        np.random.default_rng(0).normal(size=(16, *toy.IMAGE_SHAPE)).astype(np.float32)
+    )
 
     def __len__(self):
         return len(self.images)

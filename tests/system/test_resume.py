@@ -199,7 +199,7 @@ def test_damaged_shards_are_made_again_and_nothing_else(toys, toy_copy, finished
     [
         (
             "synthesis",
-            {"synthesis__num_steps": 2_000, "synthesis__num_images": 20},
+            {"synthesis__num_steps": 600, "synthesis__num_images": 20},
             signal.SIGTERM,
         ),
         pytest.param(
