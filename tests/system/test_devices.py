@@ -18,7 +18,6 @@ from dfkd_jax.runtime import weights, writers
 from dfkd_jax.teachers import weights as teachers
 
 FEW_STEPS = {
-    "distillation__procedural": 2,  # Drawn by every device for its part of a batch.
     "distillation__num_steps": 4,
     "distillation__log_every": 2,
     "distillation__checkpoint_every": 2,
@@ -111,7 +110,7 @@ def test_every_device_has_the_same_student(monkeypatch, tmp_path):
         stopwatch=writers.Stopwatch(tmp_path / "seconds.json"),
     )
     leaves = jax.tree_util.tree_leaves_with_path(states[0])
-    assert len(leaves) == 1 + 10 + 1 + 2 * 10 + 1  # Step, weights, AdamW's state.
+    assert len(leaves) == 1 + 4 + 1 + 2 * 4 + 1  # Step, weights, AdamW's state.
     for path, leaf in leaves:
         parts = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(parts) == 4
