@@ -3,9 +3,10 @@
 import os
 import re
 
-# Most of the time goes into compiling, which takes half as long without optimising.
+import quick
+
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false "
+    f"{quick.FLAGS} --xla_cpu_multi_thread_eigen=false "
     + os.environ.get("XLA_FLAGS", "")
 )
 

@@ -9,6 +9,7 @@ import sys
 
 import command_runner
 import pytest
+import quick
 import toy
 from tiny_runs import Lab
 
@@ -95,9 +96,7 @@ def _open(root, shared):
         "HTTP_PROXY": closed,
         "HTTPS_PROXY": closed,
         "ALL_PROXY": closed,
-        # Compiles in half the time.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        "--xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": quick.FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
