@@ -15,11 +15,35 @@ def code_cells(path):
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_there_are_both():
+def python_of(cell):
+    """A cell's lines less those of the notebook itself."""
+    lines = "".join(cell["source"]).splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("%", "!")))
+
+
+def test_there_are_three():
     assert [path.stem for path in NOTEBOOKS] == [
         "bring_your_own_teacher",
+        "pytorch_model_from_the_web",
         "quickstart_tpu",
     ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_where_the_package_comes_from(path, tmp_path, monkeypatch):
+    """The clone, or what is said; or one sentence."""
+    install = python_of(code_cells(path)[0])
+    monkeypatch.delenv("DFKD_JAX_SOURCE", raising=False)
+    monkeypatch.chdir(FOLDER)
+    found = {}
+    exec(install, found)
+    assert found["SOURCE"] == FOLDER.parent.as_uri()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="put the repository into SOURCE"):
+        exec(install, {})
+    monkeypatch.setenv("DFKD_JAX_SOURCE", "git+https://host/repository")
+    exec(install, found)
+    assert found["SOURCE"] == "git+https://host/repository"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -31,13 +55,7 @@ def test_outputs_are_stripped(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_they_import_the_package_and_do_not_repeat_it(path):
-    lines = [
-        line
-        for cell in code_cells(path)
-        for line in "".join(cell["source"]).splitlines()
-        if not line.startswith(("%", "!"))
-    ]
-    tree = ast.parse("\n".join(lines))
+    tree = ast.parse("\n".join(map(python_of, code_cells(path))))
     imported = {
         node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
     }

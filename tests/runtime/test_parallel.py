@@ -152,7 +152,8 @@ elif way == "api":
 elif way == "benchmarks":
     import benchmarks.measure
 else:
-    sys.path[:0] = [os.path.join(sys.argv[2], "tests", part) for part in ("", "faults")]
+    parts = "", "faults", "system"
+    sys.path[:0] = [os.path.join(sys.argv[2], "tests", part) for part in parts]
     import conftest
 from dfkd_jax.runtime import parallel
 print(parallel.sums_are_wrong(), os.environ["XLA_FLAGS"])
