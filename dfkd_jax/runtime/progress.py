@@ -10,6 +10,7 @@ from rich import progress
 from rich.console import Console
 
 PLAIN_SECONDS = 15.0  # Between two plain lines.
+BAR_WIDTH = 12
 
 _muted = False
 
@@ -88,22 +89,37 @@ def _shows_bars():
 def _bar(description, total, done, unit, images):
     columns = (
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=14),
+        progress.BarColumn(bar_width=BAR_WIDTH),
         progress.MofNCompleteColumn(),
-        progress.TextColumn(unit + " {task.fields[values]}"),
+        progress.TextColumn(unit),
         progress.TextColumn("ETA"),
         progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[values]}"),
     )
     with progress.Progress(*columns, speed_estimate_period=120) as display:
         task = display.add_task(description, total=total, completed=done, values="")
         start = time.monotonic()
+        taken = len(f"{description} {total}/{total} {unit} ETA 0:00:00  ") + BAR_WIDTH
 
         def update(now_done: int, **values: float) -> None:
             rate = (now_done - done) / max(time.monotonic() - start, 1e-9)
-            text = "  ".join([*_rates(rate, images), *_format(values)])
-            display.update(task, completed=now_done, values=text)
+            per_second, *of_images = _rates(rate, images)
+            texts = per_second, *_format(values), *of_images
+            shown = _that_fit(texts, display.console.width - taken)
+            display.update(task, completed=now_done, values=shown)
 
         yield update
+
+
+def _that_fit(texts, width):
+    """As many of `texts`, from the first on, as there is room for."""
+    shown = ""
+    for text in texts:
+        longer = f"{shown}  {text}" if shown else text
+        if len(longer) > width:
+            break
+        shown = longer
+    return shown
 
 
 @contextlib.contextmanager

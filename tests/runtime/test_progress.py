@@ -9,7 +9,7 @@ from dfkd_jax.runtime import progress
 
 TERMINAL = """
 from dfkd_jax.runtime import progress
-with progress.track("synthesis", total=8, done=2, unit="images") as update:
+with progress.track("synthesis", total=8, done=2, unit="images", images=3) as update:
     update(8, cross_entropy=0.125)
 """
 
@@ -79,9 +79,14 @@ def test_rates_of_fast_and_slow_steps(capsys, monkeypatch, steps, images, text):
     assert f"{steps:,} of {steps:,} steps, {text}, took" in capsys.readouterr().out
 
 
-def test_bar_on_a_terminal():
+@pytest.mark.parametrize(
+    ("columns", "shown", "left_out"),
+    [("120", ["images/s", "cross entropy 0.125"], []), ("68", ["ETA"], ["entropy"])],
+)
+def test_bar_on_a_terminal(columns, shown, left_out):
+    """Count and time left are there at any width, numbers as there is room."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": columns}
     subprocess.run(
         [sys.executable, "-c", TERMINAL], stdout=theirs, env=environment, check=True
     )
@@ -90,7 +95,11 @@ def test_bar_on_a_terminal():
     os.close(ours)
     assert "synthesis" in output
     assert "8/8" in output
-    assert "cross entropy 0.125" in output
+    assert "…" not in output
+    for text in shown:
+        assert text in output
+    for text in left_out:
+        assert text not in output
 
 
 def test_text_is_left_as_it_is(capsys):
