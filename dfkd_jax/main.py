@@ -36,7 +36,7 @@ from absl import flags
 
 from dfkd_jax import command_line, config, config_files, limits, settings_help
 from dfkd_jax.data import datasets, held_out
-from dfkd_jax.runtime import hosts
+from dfkd_jax.runtime import hosts, progress
 
 FLAGS = flags.FLAGS
 
@@ -78,7 +78,22 @@ def main(argv: list[str]) -> int:
     else:
         from dfkd_jax import pipeline
     parallel.configure(cpu_devices=settings.cpu_devices)
-    return pipeline.run(settings, workdir, command=command)
+    status = pipeline.run(settings, workdir, command=command)
+    # Of a status that is none of success, the last word is what to do about it.
+    if not status and isinstance(settings, config.StudentConfig) and hosts.is_first():
+        _say_end(settings, workdir)
+    return status
+
+
+def _say_end(settings, workdir):
+    """Where the student is, and what people do with it next."""
+    next_command = f"export --checkpoint={workdir} --format=onnx --output=student.onnx"
+    if not settings.data.source:
+        next_command = f"evaluate --checkpoint={workdir} --data_file=test.npz"
+    if settings.student.module:
+        next_command += f" --module={settings.student.module}"
+    progress.say(f"Student: {workdir / 'student.safetensors'}")
+    progress.say(f"Next: python -m dfkd_jax.{next_command}")
 
 
 if __name__ == "__main__":

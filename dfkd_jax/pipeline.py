@@ -7,6 +7,7 @@ method says otherwise by its kind of config, only the evaluation reads real data
 """
 
 import dataclasses
+import datetime
 import pathlib
 import time
 
@@ -163,6 +164,7 @@ def run(
                 "test_accuracy": None,
             },
             "seconds": stopwatch.seconds,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command,
             "machine": parallel.describe(),
             "versions": versions(),
@@ -184,10 +186,8 @@ def _told(config, teacher, student, workdir, stopwatch):
         found = before["referee"]
     else:
         started = time.monotonic()
-        progress.say(
-            "Referee: teacher and student are asked about images that need no data"
-        )
-        found = referee.judge(teacher, student)
+        with progress.busy("Referee: asking teacher and student about other images"):
+            found = referee.judge(teacher, student)
         stopwatch.add("evaluation", time.monotonic() - started)
     accuracy = config.data.teacher_accuracy or None
     return {"referee": found, "expected": referee.estimate(found, accuracy)}
@@ -231,7 +231,7 @@ def _evaluate(config, teacher, student, results, workdir, stopwatch):
         if same and before["student"].get(f"{split}_accuracy") is not None:
             progress.say("Finished before: nothing to do.")
             with records.as_written(path):
-                tables.print_summary(before, workdir)
+                tables.print_summary(before)
             return 0
     # Those of the other split are kept until this one is had.
     if not before.get("student", {}).get("evaluation"):
@@ -251,10 +251,7 @@ def _evaluate(config, teacher, student, results, workdir, stopwatch):
     if real is None:
         _warn(results.get("warnings", ()))  # None yet if of another split.
         tables.say_expected(results)
-        progress.say(
-            f"The student is made: {workdir / 'student.safetensors'}. No test set is "
-            "named in config.data, so it is not evaluated."
-        )
+        progress.say("Not evaluated: no test set is named in config.data.")
         return 0
     progress.say(f"Evaluation on the {split} set of {real.name}")
     real.check(teacher.description, source=f"The teacher {config.teacher.weights}")
@@ -272,7 +269,7 @@ def _evaluate(config, teacher, student, results, workdir, stopwatch):
     results["test_set_sha256"] = real.sha256
     results["seconds"] = stopwatch.seconds
     _keep_results(results, workdir)
-    tables.print_summary(results, workdir)
+    tables.print_summary(results)
     return 0
 
 

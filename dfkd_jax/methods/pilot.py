@@ -17,7 +17,7 @@ import numpy as np
 
 from dfkd_jax.methods.task import Task
 from dfkd_jax.models.network import Network
-from dfkd_jax.runtime import files, hosts, rng
+from dfkd_jax.runtime import files, hosts, progress, rng
 from dfkd_jax.sources import shapes
 
 DRAWS = 1_000  # Images, and soft labels.
@@ -89,9 +89,10 @@ def settle(
     found: dict[str, float] = {}
     if hosts.is_first():
         if not path.exists():
-            measured = {"temperature": unit(task.teacher)}
-            if ("targets", "sigma") in left:
-                measured["sigma"] = find_sigma()
+            with progress.busy("Pilot: measuring the teacher"):
+                measured = {"temperature": unit(task.teacher)}
+                if ("targets", "sigma") in left:
+                    measured["sigma"] = find_sigma()
             files.write_json(path, measured, sealed=True)
         found = files.read_object(path)
     found = hosts.first_says(found)

@@ -169,9 +169,12 @@ def synthesise(
     config, teacher = task.config, task.teacher
     for shard in transfer_set.verify():
         progress.warn(f"Shard {shard} of the transfer set is damaged: making it again.")
-    if transfer_set.missing():
+    if not transfer_set.missing():
+        progress.say(f"Synthesis: done before, {len(transfer_set):,} pseudo samples")
+    else:
+        made = f" ({len(transfer_set):,} made before)" if len(transfer_set) else ""
         progress.say(
-            f"Synthesis: {config.synthesis.num_images:,} pseudo samples, "
+            f"Synthesis: {config.synthesis.num_images:,} pseudo samples{made}, "
             f"{config.synthesis.num_steps} steps each, from the weights of "
             f"{config.teacher.weights}; devices: {parallel.device_count()}"
         )
@@ -195,14 +198,15 @@ def draw_samples(task: Task, transfer_set: TransferSet) -> None:
     if not hosts.is_first():
         return
     images, labels = transfer_set.gather(np.arange(min(len(transfer_set), 1_000)))
-    figures.sample_grid(
-        task.workdir / "pseudo_samples.png",
-        images,
-        labels,
-        mean=task.description.mean,
-        std=task.description.std,
-        class_names=task.class_names,
-    )
+    with progress.busy("Drawing pseudo samples"):
+        figures.sample_grid(
+            task.workdir / "pseudo_samples.png",
+            images,
+            labels,
+            mean=task.description.mean,
+            std=task.description.std,
+            class_names=task.class_names,
+        )
 
 
 def distil(

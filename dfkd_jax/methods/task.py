@@ -7,7 +7,7 @@ from typing import Any
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models.network import Model
-from dfkd_jax.runtime import admission, hosts, weights, writers
+from dfkd_jax.runtime import admission, hosts, progress, weights, writers
 from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.runtime.trained import TrainedNetwork
 from dfkd_jax.runtime.workdir import mark
@@ -48,6 +48,7 @@ class Task:
         """
         path = self.workdir / "student.safetensors"
         if hosts.first_says(path.exists()):
+            progress.say("Distillation: done before")
             return _load(path, self.student)
         student = TrainedNetwork(
             model=self.student,

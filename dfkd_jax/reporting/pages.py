@@ -49,7 +49,7 @@ def write(workdir: pathlib.Path, output: pathlib.Path | None = None) -> None:
     from dfkd_jax.reporting import report_page
 
     run = run_files.read(workdir)
-    with records.as_written(workdir):
+    with records.as_written(workdir), progress.busy("Drawing the report"):
         page = _render("report.html", report_page.context(run))
     _write(output or workdir / "report.html", page)
 
@@ -68,7 +68,8 @@ def write_comparison(folders: Sequence[pathlib.Path], output: pathlib.Path) -> N
     from dfkd_jax.reporting import comparison_page
 
     runs = [run_files.read(folder) for folder in folders]
-    with records.as_written(", ".join(map(str, folders))):
+    names = ", ".join(map(str, folders))
+    with records.as_written(names), progress.busy("Drawing the comparison"):
         page = _render("comparison.html", comparison_page.context(runs))
     _write(output, page)
 
@@ -97,7 +98,7 @@ def _write(path, text):
     files.check_replaceable(path, '<meta name="generator" content="dfkd_jax')
     with files.atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    progress.say(f"  {path}")
+    progress.say(f"Report: {path}")
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dfkd_jax import config as configs
 from dfkd_jax.reporting import (
     charts,
     findings,
@@ -59,6 +60,8 @@ def context(run: Run) -> dict[str, Any]:
         "labels": _labels(run),
         "stages": _stages(run, student),
         "total_seconds": sum(run.seconds.values()),
+        "changed": _changed(run),
+        "origin": _origin(run.results),
         "settings": _sections(run.config),
         "digests": _digests(run),
     }
@@ -340,6 +343,30 @@ def _sections(config):
         else:
             sections["experiment"][key] = settings.as_text(value)
     return sections
+
+
+def _changed(run):
+    """Settings that differ from the defaults of their kind."""
+    kind = run.results.get("kind")
+    known = settings.flatten(configs.defaults(kind)) if kind in configs.KINDS else {}
+    rows = [
+        {
+            "name": name,
+            "value": settings.as_text(value),
+            "default": settings.as_text(known[name]),
+        }
+        for name, value in settings.flatten(run.config).items()
+        if name in known
+    ]
+    return [row for row in rows if row["value"] != row["default"]]
+
+
+def _origin(results):
+    """Day and commit of the results, as far as they are known."""
+    source = results.get("source")
+    commit = source.get("commit", "")[:10] if isinstance(source, Mapping) else ""
+    parts = [results.get("date", "")[:10], f"commit {commit}" if commit else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def _digests(run):

@@ -1,6 +1,5 @@
 """What a run prints at the end."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,8 @@ from rich.table import Table
 from dfkd_jax.runtime import progress
 
 
-def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
-    """A short table of `results.json`, and where everything is."""
+def print_summary(results: dict[str, Any]) -> None:
+    """A short table of `results.json`."""
     teacher, student = results["teacher"], results["student"]
     split = results.get("split", "test")
     accuracies = [network[f"{split}_accuracy"] for network in (teacher, student)]
@@ -59,15 +58,6 @@ def print_summary(results: dict[str, Any], workdir: pathlib.Path) -> None:
     )
     for warning in results.get("warnings", ()):
         progress.warn(warning)
-    for name in (
-        "results.json",
-        "metrics.jsonl",
-        "student.safetensors",
-        "pseudo_samples.png",
-        "loss_curves.png",
-    ):
-        if (workdir / name).exists():
-            progress.say(f"  {workdir / name}")
 
 
 def say_expected(results: Mapping[str, Any]) -> None:

@@ -46,6 +46,16 @@ def warn(text: str) -> None:
     )
 
 
+@contextlib.contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Tells a person at a terminal what takes a while, and that it goes on."""
+    if _muted or not sys.stdout.isatty():
+        yield
+        return
+    with Console().status(f"{text} …"):
+        yield
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 8 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 99.5:

@@ -19,7 +19,7 @@ NO_NUMBER = (*NUMBER, type(None))
 KINDS: dict[str, Any] = {
     name: kind
     for names, kind in (
-        ("experiment name kind dataset real_data command split commit", str),
+        ("experiment name kind dataset real_data command split commit date", str),
         ("feature_layer network weights sweep format", str),
         ("sha256 file_sha256 config_sha256 teacher_sha256", (str, type(None))),
         ("test_set_sha256 transfer_set_sha256", (str, type(None))),

@@ -108,6 +108,8 @@ def train(
         done = int(state.step)
         if done >= num_steps:
             return state
+        if done:
+            progress.say(f"  {stage}: going on at step {done:,} of {num_steps:,}")
         later = range(_last(done + 1, per_call) + 1, num_steps + 1, per_call)
         calls = [done + 1, *later]
         batches = feed.read_ahead(read_call, calls)

@@ -284,6 +284,8 @@ def _resume(checkpointer, shards, state):
     except CheckpointError:
         return state  # Of another number of devices; only this batch's steps are lost.
     if (np.asarray(restored["shards"]) == shards).all():
+        step = int(np.asarray(restored["images"].step)[0])
+        progress.say(f"  synthesis: going on at step {step:,} of the batch under way")
         return restored["images"]
     return state
 

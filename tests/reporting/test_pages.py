@@ -80,8 +80,12 @@ def compare(folders, path):
 
 
 def test_a_report_has_everything(maker):
-    page = report(maker.make(drawn=True))
+    origin = {"date": "2026-01-02T03:04:05+00:00", "source": {"commit": 40 * "c"}}
+    origin["kind"] = "distillation"
+    page = report(maker.make(drawn=True, changes=origin))
     for expected in (
+        "2026-01-02, commit cccccccccc",
+        "synthesis.images_per_device 25 100",  # What is set, and the default.
         "toy, seed 0",
         "90.00 %",
         "95 % interval 87.98 % to 91.71 %; 900 of 1,000 images.",
@@ -106,7 +110,8 @@ def test_a_report_has_everything(maker):
     ):
         assert expected in page.text
     assert "warning" not in page.text
-    assert len(page.images) == 60
+    assert len(page.images) == 10 + 60  # Below the result, and by class.
+    assert page.text.index("more of them") < page.text.index("Wilson")
     assert page.images[0].startswith("Pseudo sample, likeliest class 0 (0.")
     kinds = " ".join(page.charts)
     for chart in (

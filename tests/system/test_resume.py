@@ -67,6 +67,9 @@ def test_killed_in_every_stage(toys, finished_toy, tmp_path):
     assert shards(workdir) == made
     assert identity(workdir / "student.safetensors") == student
     assert fingerprint(workdir) == fingerprint(finished_toy)
+    last = toys.finish(workdir).stdout
+    assert "Synthesis: done before, 40 pseudo samples" in last
+    assert f"Student: {workdir}/student.safetensors\nNext: python -m dfkd_jax." in last
 
 
 @pytest.mark.full
@@ -113,7 +116,8 @@ def test_batch_under_way_goes_on_from_its_checkpoint(toys, finished_toy, tmp_pat
     arguments = toys.arguments(workdir, **changes)
     command = toys.runner.call(_run_and_tell_steps, arguments)
     assert command.wait() == toys.done, command.stderr
-    assert 0 < _steps(command, "synthesis-step")[0] < 6
+    assert 0 < (begun := _steps(command, "synthesis-step")[0]) < 6
+    assert f"synthesis: going on at step {begun} of the batch" in command.stdout
     assert _steps(command, "student-step") == [0, 5, 10, 15]
     assert fingerprint(workdir) == fingerprint(finished_toy)
 
