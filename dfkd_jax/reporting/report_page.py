@@ -40,14 +40,16 @@ DISTRIBUTION_NAMES = {
 def context(run: Run) -> dict[str, Any]:
     """What `report.html` shows of a run."""
     student, teacher = run.evaluation("student"), run.evaluation("teacher")
-    expected = run.results.get("expected")
+    told = run.results.get("expected")
+    expected, _, margin = tables.in_percent(told).partition(" (") if told else 3 * ("",)
     return {
         "title": f"{run.name}, seed {run.seed}",
         "run": run,
         "findings": findings.find(run),
         "student": student,
         "teacher": teacher,
-        "expected": tables.in_percent(expected) if expected else "",
+        "expected": expected,
+        "margin": f"({margin}",
         "pilot": _pilot(run.results.get("pilot")),
         "label_gap": findings.label_gap(run),
         "ratio": _ratio(run.results),
