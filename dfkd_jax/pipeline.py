@@ -59,37 +59,9 @@ def run(
     """
     started = time.monotonic()
     method = methods.find(kind_of(config))
-    origin = {"data_free": not config.reads_real_data}
     progress.say(f"{config.name}: seed {config.seed}, work directory {workdir}")
-    if config.reads_real_data:
-        origin["real_data"] = method.real_data(config)
-        progress.say(f"NOT data-free: the student learns from {origin['real_data']}.")
-    if teacher is None:
-        teacher = teachers.load(config.teacher, dataset=config.data.dataset)
-    description = dataclasses.replace(
-        teacher.description,
-        network=config.student.name,
-        arguments=config.student.arguments,
-        output="",
-    )
-    if config.data.dataset:
-        evaluation.check_task(
-            teacher.description,
-            datasets.spec(config.data.dataset),
-            source=f"The teacher {config.teacher.weights}",
-            setting="config.data.dataset",
-        )
-    if student is None:
-        student = adapters.create(
-            config.student.name,
-            num_classes=description.num_classes,
-            arguments=config.student.arguments,
-            image_shape=tuple(description.image_shape),
-            seed=config.seed,
-        )
-    student = admission.finished(
-        student, description.image_shape, network=description.network
-    )
+    origin = _origin(config, method)
+    teacher, student, description = _networks(config, teacher, student)
     limits.check(
         config,
         image_shape=description.image_shape,
@@ -98,28 +70,12 @@ def run(
         workdir=workdir,
     )
     method.check(config, teacher, student)
-    before = in_place(workdir)
-    settings = dataclasses.asdict(config)
-    # What evaluation reads may change between two starts; real images that are learnt
-    # from may not.
-    data = settings.pop("data")
-    settings = recorded(type(config), settings, before.get("config"))
-    identity = origin | {
-        "kind": kind_of(config),
-        "config": settings,
-        "teacher_sha256": teacher.sha256,
-        "description": description.to_json(),
-    }
-    if config.reads_real_data:
-        identity["dataset"] = data["dataset"]
     functions = {"teacher": teacher, "student": admission.filled(student, description)}
-    fingerprints = _fingerprints(before, functions)
-    if fingerprints:
-        identity["fingerprints"] = fingerprints
+    identity = origin | _identity(config, functions, before=in_place(workdir))
     with open_workdir(workdir, identity):
         for role, network in functions.items():
             network.check_fingerprint(
-                fingerprints.get(role), source=f"{workdir}/run.json"
+                identity.get("fingerprints", {}).get(role), source=f"{workdir}/run.json"
             )
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
         stopwatch.add("prepare", time.monotonic() - started)
@@ -138,31 +94,20 @@ def run(
         if not hosts.is_first():
             return hosts.first_says(None)
         figures.loss_curves(workdir)
-        told = {}
-        if not config.reads_real_data:
-            told = _told(config, teacher, made.student, workdir, stopwatch)
-
         results = {
             "experiment": config.name,
             "seed": config.seed,
             **origin,
             "dataset": config.data.source,
             **made.facts,
-            **told,
+            **_told(config, teacher, made.student, workdir, stopwatch),
             "split": config.data.split,
             "teacher": {
                 "network": config.teacher.name,
                 "weights": config.teacher.weights,
-                "sha256": teacher.sha256,
-                "parameters": weights.count(teacher.variables),
-                "test_accuracy": None,
+                **_size(teacher),
             },
-            "student": {
-                "network": config.student.name,
-                "sha256": made.student.sha256,
-                "parameters": weights.count(made.student.variables),
-                "test_accuracy": None,
-            },
+            "student": {"network": config.student.name, **_size(made.student)},
             "seconds": stopwatch.seconds,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command,
@@ -170,16 +115,92 @@ def run(
             "versions": versions(),
             "kind": kind_of(config),
             "source": source(),
-            "config_sha256": files.digest(settings),
-            "config": settings,
+            "config_sha256": files.digest(identity["config"]),
+            "config": identity["config"],
         }
         status = _evaluate(config, teacher, made.student, results, workdir, stopwatch)
         pages.write(workdir)
         return hosts.first_says(status)
 
 
+def _origin(config, method):
+    """For records: what the student learns from, said where it is real data."""
+    if not config.reads_real_data:
+        return {"data_free": True}
+    real = method.real_data(config)
+    progress.say(f"NOT data-free: the student learns from {real}.")
+    return {"data_free": False, "real_data": real}
+
+
+def _networks(config, teacher, student):
+    """Teacher and student, those given or those that are named, and what it will be."""
+    if teacher is None:
+        teacher = teachers.load(config.teacher, dataset=config.data.dataset)
+    if config.data.dataset:
+        evaluation.check_task(
+            teacher.description,
+            datasets.spec(config.data.dataset),
+            source=f"The teacher {config.teacher.weights}",
+            setting="config.data.dataset",
+        )
+    description = dataclasses.replace(
+        teacher.description,
+        network=config.student.name,
+        arguments=config.student.arguments,
+        output="",
+    )
+    if student is None:
+        student = adapters.create(
+            config.student.name,
+            num_classes=description.num_classes,
+            arguments=config.student.arguments,
+            image_shape=tuple(description.image_shape),
+            seed=config.seed,
+        )
+    student = admission.finished(
+        student, description.image_shape, network=description.network
+    )
+    return teacher, student, description
+
+
+def _identity(config, functions, *, before):
+    """For `run.json`: what must be the same when the run goes on.
+
+    Args:
+        config: Settings.
+        functions: Teacher and student as networks, by role.
+        before: `run.json` as it is there; empty for a new run.
+    """
+    settings = dataclasses.asdict(config)
+    # What evaluation reads may change between two starts; real images that are learnt
+    # from may not.
+    data = settings.pop("data")
+    identity = {
+        "kind": kind_of(config),
+        "config": recorded(type(config), settings, before.get("config")),
+        "teacher_sha256": functions["teacher"].sha256,
+        "description": functions["student"].description.to_json(),
+    }
+    if config.reads_real_data:
+        identity["dataset"] = data["dataset"]
+    if fingerprints := _fingerprints(before, functions):
+        identity["fingerprints"] = fingerprints
+    return identity
+
+
+def _size(network):
+    """For `results.json`: a network, before it is evaluated."""
+    return {
+        "sha256": network.sha256,
+        "parameters": weights.count(network.variables),
+        "test_accuracy": None,
+    }
+
+
 def _told(config, teacher, student, workdir, stopwatch):
-    """For `results.json`: what can be told of a student without data."""
+    """For `results.json`: what can be told of a data-free student without data."""
+    if config.reads_real_data:
+        return {}
     path = workdir / "results.json"
     before = records.read(path) if path.exists() else {}
     if "referee" in before and _at(before, "student.sha256") == student.sha256:

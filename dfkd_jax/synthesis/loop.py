@@ -4,6 +4,7 @@ Of several processes each makes the batches of its own devices; they meet for
 checkpoints and at the end.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -84,90 +85,14 @@ def synthesise(
         StorageError: A shard or checkpoint cannot be written.
     """
     manifest = transfer_set.manifest
-    parameterisation = make_parameterisation(config, teacher.description)
-    optimizer = optax.adam(config.learning_rate)
-    draw_images = None
-    if config.init == "shapes":
-        draw_images = functools.partial(
-            shapes.draw, image_shape=tuple(manifest.image_shape)
-        )
-    init = parallel.map_devices(
-        steps.make_init(
-            parameterisation=parameterisation,
-            optimizer=optimizer,
-            draw=draw_images,
-            temperature=config.temperature,
-        )
+    programs = _programs(
+        config,
+        teacher=teacher,
+        feature_layer=feature_layer,
+        draw_labels=draw_labels,
+        manifest=manifest,
+        seed=seed,
     )
-    step = parallel.batch_parallel(
-        steps.make_step(
-            feature_layer=feature_layer,
-            parameterisation=parameterisation,
-            optimizer=optimizer,
-            temperature=config.temperature,
-            activation_weight=config.activation_weight,
-            total_variation=config.total_variation,
-            l2=config.l2,
-            batch_norm=config.batch_norm,
-            batch_norm_distance=config.batch_norm_distance,
-            max_shift=config.max_shift,
-            flip=config.flip,
-            num_steps=config.steps_per_call,
-        )
-    )
-    render = parallel.map_devices(lambda _, params: parameterisation.render(params))
-    root = rng.stream(jax.random.key(seed), "synthesis")
-    draw = parallel.map_devices(
-        lambda key, index: draw_labels(
-            rng.per_example(rng.stream(key, "labels"), index)
-        )
-    )
-    key, teacher = parallel.replicate((root, teacher))
-
-    cadence = _Cadence(config.checkpoint_seconds)
-    num_steps = config.num_steps
-
-    def make_round(shards, checkpointer, count):
-        """Images, soft labels and metrics of one shard a device of this process.
-
-        Metrics are `[devices, steps]`, of the steps that were made here; there are none
-        where images are left as they start. Last, whether to stop when they are kept.
-        """
-        first_index = np.asarray(hosts.own_part(shards))[:, None] * manifest.shard_size
-        index = first_index + np.arange(manifest.shard_size)
-        index = parallel.put_split(index)
-        labels = draw(key, index)
-        drawn = np.asarray(labels)
-        if not np.isfinite(drawn).all():
-            raise _non_finite(shards, 0, "a soft label")
-        state = _resume(checkpointer, shards, init((teacher, key), (index, labels)))
-        begun = int(np.asarray(state.step)[0])
-        history = []
-        # Without steps, a stop can only be asked about here.
-        done, stop = begun, not num_steps and hosts.must_stop(next(count))
-        for done in range(begun, num_steps, config.steps_per_call):
-            started = time.monotonic()
-            with jax.transfer_guard("disallow"):
-                state, metrics = step(state, teacher, labels, key)
-            done += config.steps_per_call
-            history.append(metrics)
-            # With more calls waiting than one, a stop would have to wait for them.
-            jax.block_until_ready(history[-2:-1])
-            due = cadence.due(len(history), metrics, started)
-            stop = hosts.must_stop(calls := next(count))
-            if (due or stop) and done < num_steps:
-                _fetch(history, shards, begun)
-                _save(checkpointer, calls, shards, state)
-            if stop:
-                break
-        if done < num_steps:
-            stopping.leave()
-        metrics = _fetch(history, shards, begun)
-        images = np.asarray(render(key, state.params))
-        if not np.isfinite(images).all():
-            raise _non_finite(shards, num_steps, "an image")
-        return images, drawn, metrics, stop
-
     missing = transfer_set.missing()
     devices = parallel.device_count()
     rounds = [
@@ -185,13 +110,12 @@ def synthesise(
             unit="images",
         ) as update,
     ):
-        latest = checkpointer.latest
-        count = itertools.count(latest.step + 1 if latest else 1)  # Calls.
+        work = _Rounds(config, programs, manifest, checkpointer)
         for shards in rounds:
             start = time.monotonic()
             # Where fewer shards than devices are left, the rest repeats the last one.
             padded = shards + shards[-1:] * (devices - len(shards))
-            images, labels, metrics, stop = make_round(padded, checkpointer, count)
+            images, labels, metrics, stop = work.make(padded)
             for place, position in enumerate(hosts.own_part(range(devices))):
                 if position < len(shards):
                     transfer_set.add(shards[position], images[place], labels[place])
@@ -200,13 +124,134 @@ def synthesise(
             made = manifest.num_images - left * manifest.shard_size
             writer.write_scalars(made, scalars)
             if 0 in shards and metrics:
-                _write_steps(workdir, num_steps, metrics)
+                _write_steps(workdir, config.num_steps, metrics)
             stopwatch.add("synthesis", time.monotonic() - start)
             shown = [name for name in ("cross_entropy",) if name in scalars]
             update(made, **{name: scalars[name] for name in shown})
             if stop:
                 stopping.leave()
     transfer_set.refresh()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Programs:
+    """What the devices run, each on a shard of its own, and what they all hold.
+
+    Attributes:
+        draw: `(key, index) -> soft labels`.
+        init: `((teacher, key), (index, labels)) -> state`.
+        step: `(state, teacher, labels, key) -> (state, metrics)`, of several steps.
+        render: `(key, params) -> images`.
+        key: Root of all keys, on every device.
+        teacher: On every device.
+    """
+
+    draw: Callable[..., Any]
+    init: Callable[..., Any]
+    step: Callable[..., Any]
+    render: Callable[..., Any]
+    key: Any
+    teacher: Any
+
+
+def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
+    parameterisation = make_parameterisation(config, teacher.description)
+    optimizer = optax.adam(config.learning_rate)
+    draw_images = None
+    if config.init == "shapes":
+        draw_images = functools.partial(
+            shapes.draw, image_shape=tuple(manifest.image_shape)
+        )
+    init = steps.make_init(
+        parameterisation=parameterisation,
+        optimizer=optimizer,
+        draw=draw_images,
+        temperature=config.temperature,
+    )
+    step = steps.make_step(
+        feature_layer=feature_layer,
+        parameterisation=parameterisation,
+        optimizer=optimizer,
+        temperature=config.temperature,
+        activation_weight=config.activation_weight,
+        total_variation=config.total_variation,
+        l2=config.l2,
+        batch_norm=config.batch_norm,
+        batch_norm_distance=config.batch_norm_distance,
+        max_shift=config.max_shift,
+        flip=config.flip,
+        num_steps=config.steps_per_call,
+    )
+    root = rng.stream(jax.random.key(seed), "synthesis")
+    key, teacher = parallel.replicate((root, teacher))
+    return _Programs(
+        draw=parallel.map_devices(
+            lambda key, index: draw_labels(
+                rng.per_example(rng.stream(key, "labels"), index)
+            )
+        ),
+        init=parallel.map_devices(init),
+        step=parallel.batch_parallel(step),
+        render=parallel.map_devices(lambda _, params: parameterisation.render(params)),
+        key=key,
+        teacher=teacher,
+    )
+
+
+class _Rounds:
+    """Makes rounds, a shard a device, from the one under way when a run ended on."""
+
+    def __init__(self, config, programs, manifest, checkpointer):
+        self._config = config
+        self._programs = programs
+        self._manifest = manifest
+        self._checkpointer = checkpointer
+        self._cadence = _Cadence(config.checkpoint_seconds)
+        latest = checkpointer.latest
+        self._calls = itertools.count(latest.step + 1 if latest else 1)
+
+    def make(self, shards):
+        """Images, soft labels and metrics of one shard a device of this process.
+
+        Metrics are `[devices, steps]`, of the steps that were made here; there are none
+        where images are left as they start. Last, whether to stop when they are kept.
+        """
+        run, num_steps = self._programs, self._config.num_steps
+        size = self._manifest.shard_size
+        first_index = np.asarray(hosts.own_part(shards))[:, None] * size
+        index = parallel.put_split(first_index + np.arange(size))
+        labels = run.draw(run.key, index)
+        drawn = np.asarray(labels)
+        if not np.isfinite(drawn).all():
+            raise _non_finite(shards, 0, "a soft label")
+        started = run.init((run.teacher, run.key), (index, labels))
+        state = _resume(self._checkpointer, shards, started)
+        begun = int(np.asarray(state.step)[0])
+        history = []
+        # Without steps, a stop can only be asked about here.
+        done, stop = begun, not num_steps and hosts.must_stop(next(self._calls))
+        for done in range(begun, num_steps, self._config.steps_per_call):
+            since = time.monotonic()
+            with jax.transfer_guard("disallow"):
+                state, metrics = run.step(state, run.teacher, labels, run.key)
+            done += self._config.steps_per_call
+            history.append(metrics)
+            # With more calls waiting than one, a stop would have to wait for them.
+            jax.block_until_ready(history[-2:-1])
+            due = self._cadence.due(len(history), metrics, since)
+            stop = hosts.must_stop(call := next(self._calls))
+            if (due or stop) and done < num_steps:
+                _fetch(history, shards, begun)
+                _save(self._checkpointer, call, shards, state)
+            if stop:
+                break
+        if done < num_steps:
+            stopping.leave()
+        metrics = _fetch(history, shards, begun)
+        images = np.asarray(run.render(run.key, state.params))
+        if not np.isfinite(images).all():
+            raise _non_finite(shards, num_steps, "an image")
+        return images, drawn, metrics, stop
 
 
 class _Cadence:
