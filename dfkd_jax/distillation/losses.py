@@ -26,8 +26,10 @@ def divergence(
 ) -> Float[Array, " batch"]:
     """Kullback-Leibler divergence of the student from the teacher, in nats."""
     theirs = jax.nn.log_softmax(teacher_logits)
+    shares = jnp.exp(theirs)
     difference = theirs - jax.nn.log_softmax(student_logits)
-    return jnp.sum(jnp.exp(theirs) * difference, axis=-1)
+    # Logits of a hard label are infinite, but for one.
+    return jnp.sum(jnp.where(shares > 0, shares * difference, 0), axis=-1)
 
 
 def logit_l1(

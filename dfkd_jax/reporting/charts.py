@@ -99,6 +99,10 @@ def _text(x, y, content, *, anchor="start", kind="tick", **more):
     )
 
 
+def _short(text, longest):
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def _path(points, **attributes):
     d = "M" + "L".join(f"{_coordinate(x)} {_coordinate(y)}" for x, y in points)
     return tag("path", d=d, **attributes)
@@ -198,47 +202,69 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str) -> 
     return _svg(340, 216, label, frame, *drawn)
 
 
-def intervals(
-    rows: Sequence[tuple[str, float, tuple[float, float]]], *, label: str
-) -> Markup:
-    """Shares with their 95 % intervals, a row each: (name, share, (low, high))."""
-    low = min(interval[0] for _, _, interval in rows)
-    high = max(interval[1] for _, _, interval in rows)
-    margin = 0.1 * (high - low) or 0.01
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A row of `intervals`.
+
+    Attributes:
+        name: At its left.
+        share: Marked by a dot.
+        ends: Of the interval around it.
+        colour: In CSS.
+        parts: Shares that it is the mean of: a small dot each, in place of one.
+        reference: Another share, marked by a line across.
+    """
+
+    name: str
+    share: float
+    ends: tuple[float, float]
+    colour: str
+    parts: Sequence[float] = ()
+    reference: float | None = None
+
+
+def intervals(rows: Sequence[Interval], *, label: str) -> Markup:
+    """Shares with their 95 % intervals, a row each."""
+    values = [value for row in rows for value in (*row.ends, *row.parts)]
+    values += [row.reference for row in rows if row.reference is not None]
+    margin = 0.1 * (max(values) - min(values)) or 0.01
     height = 34 + 30 * len(rows)
     plane = _Plane(
         440,
         height,
-        (max(0.0, low - margin), min(1.0, high + margin)),
+        (max(0.0, min(values) - margin), min(1.0, max(values) + margin)),
         (0, 1),
-        left=64,
+        left=max(64, 10 + FONT_WIDTH * min(24, max(len(row.name) for row in rows))),
         right=24,
         top=4,
         bottom=28,
     )
     base = height - plane.bottom
-    parts = []
+    drawn = []
     for value in ticks(*plane.x, count=4):
         place, _ = plane.at(value, 0)
-        parts.append(_path([(place, 4), (place, base)], class_="grid"))
-        parts.append(_text(place, base + 18, f"{100 * value:.4g} %", anchor="middle"))
-    for row, (name, share, interval) in enumerate(rows):
-        y = 22 + 30 * row
-        ends = [(plane.at(value, 0)[0], y) for value in interval]
-        style = f"--c:var(--{'accent' if row else 'muted'})"
-        parts.append(_text(0, y + 4, name, kind="name"))
-        parts.append(_path(ends, class_="whisker", style=style))
-        parts.append(
-            tag(
-                "circle",
-                cx=_coordinate(plane.at(share, 0)[0]),
-                cy=y,
-                r=5,
-                class_="dot",
-                style=style,
+        drawn.append(_path([(place, 4), (place, base)], class_="grid"))
+        drawn.append(_text(place, base + 18, f"{100 * value:.4g} %", anchor="middle"))
+    for place, row in enumerate(rows):
+        y, style = 22 + 30 * place, f"--c:{row.colour}"
+        ends = [(plane.at(value, 0)[0], y) for value in row.ends]
+        drawn.append(_text(0, y + 4, _short(row.name, 24), kind="name"))
+        drawn.append(_path(ends, class_="whisker", style=style))
+        if row.reference is not None:
+            x, _ = plane.at(row.reference, 0)
+            drawn.append(_path([(x, y - 11), (x, y + 11)], class_="reference"))
+        for share in row.parts or (row.share,):
+            drawn.append(
+                tag(
+                    "circle",
+                    cx=_coordinate(plane.at(share, 0)[0]),
+                    cy=y,
+                    r=3.5 if row.parts else 5,
+                    class_="dot ring" if row.parts else "dot",
+                    style=style,
+                )
             )
-        )
-    return _svg(440, height, label, *parts)
+    return _svg(440, height, label, *drawn)
 
 
 def class_balance(
@@ -260,10 +286,9 @@ def class_balance(
         parts.append(_text(place, base + 18, f"{100 * value:.4g} %", anchor="middle"))
     for k, (name, share, mean) in enumerate(zip(names, shares, means, strict=True)):
         y = 4 + row * k
-        short = name if len(name) <= longest else name[: longest - 1] + "…"
         end, _ = plane.at(share, 0)
         parts += [
-            _text(left - 8, y + 15, short, anchor="end", kind="name"),
+            _text(left - 8, y + 15, _short(name, longest), anchor="end", kind="name"),
             _rectangle(left, y + 4, end - left, row - 8, class_="bar"),
             tag(
                 "circle",

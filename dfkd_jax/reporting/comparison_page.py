@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,14 +44,17 @@ def context(runs: Sequence[Run]) -> dict[str, Any]:
     """What the page that compares `runs` shows."""
     groups = group(runs)
     keys = [_letters(index) for index in range(len(groups))]
+    experiments = [
+        _experiment(key, found)
+        | {"colour": _colour(index, len(groups)), "border": BORDERS[index % 3]}
+        for index, (key, found) in enumerate(zip(keys, groups, strict=True))
+    ]
     return {
         "title": f"{len(runs)} runs of {len(groups)} "
         + ("experiment" if len(groups) == 1 else "experiments"),
-        "experiments": [
-            _experiment(key, found)
-            | {"colour": _colour(index, len(groups)), "border": BORDERS[index % 3]}
-            for index, (key, found) in enumerate(zip(keys, groups, strict=True))
-        ],
+        "experiments": experiments,
+        "accuracies": _accuracies(experiments),
+        "warnings": _warnings(keys, groups),
         "runs": [
             {"key": key, "run": run, "findings": findings.find(run)}
             for key, found in zip(keys, groups, strict=True)
@@ -86,6 +90,7 @@ def _experiment(key, runs):
         "seeds": [run.seed for run in runs],
         "num_evaluated": len(evaluated),
         "student": values("student", "accuracy"),
+        "intervals": values("student", "accuracy_interval_95"),
         "teacher": values("teacher", "accuracy"),
         "gap": [
             teacher - student
@@ -108,17 +113,56 @@ def _experiment(key, runs):
     }
 
 
+def _accuracies(experiments):
+    """The main chart: students with their seeds, beside their teachers."""
+    rows = [
+        charts.Interval(
+            name=f"{each['key']}  {each['name']}",
+            share=statistics.mean(each["student"]),
+            ends=tuple(map(statistics.mean, zip(*each["intervals"], strict=True))),
+            colour=each["colour"],
+            parts=each["student"],
+            reference=each["teacher"][0] if each["teacher"] else None,
+        )
+        for each in experiments
+        if each["student"]
+    ]
+    if not rows:
+        return None
+    text = "; ".join(f"{row.name} {row.share:.2%}" for row in rows)
+    return charts.intervals(rows, label=f"Accuracy of the students: {text}")
+
+
+def _warnings(keys, groups):
+    """Titles of what was found, by experiment, with how many of its runs have it."""
+    rows = []
+    for key, found in zip(keys, groups, strict=True):
+        titles = Counter(each.title for run in found for each in findings.find(run))
+        parts = [
+            title if count == len(found) else f"{title} ({count} of {len(found)} runs)"
+            for title, count in titles.items()
+        ]
+        if parts:
+            rows.append({"key": key, "name": found[0].name, "text": "; ".join(parts)})
+    return rows
+
+
 def _differences(keys, groups):
-    """Settings that are not the same in all experiments: name → [(key, value)]."""
+    """Settings that are not the same in all experiments that have them.
+
+    Returns:
+        By name, `[(keys, value)]`, experiments with the same value together.
+    """
     identities = [_identity(found[0]) for found in groups]
     found = {}
     for name in dict.fromkeys(name for identity in identities for name in identity):
-        values = [
-            settings.as_text(identity[name]) if name in identity else "–"
-            for identity in identities
-        ]
-        if len(set(values)) > 1:
-            found[name] = list(zip(keys, values, strict=True))
+        by_value: dict[str, list[str]] = {}
+        for key, identity in zip(keys, identities, strict=True):
+            if name in identity:
+                text = settings.as_text(identity[name])
+                by_value.setdefault(text, []).append(key)
+        if len(by_value) > 1:
+            found[name] = [(held, value or "–") for value, held in by_value.items()]
     return found
 
 

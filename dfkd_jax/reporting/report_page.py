@@ -84,16 +84,23 @@ def _pilot(found):
 
 
 def _intervals(run, student, teacher):
-    rows = [
-        (name, found["accuracy"], tuple(found["accuracy_interval_95"]))
-        for name, found in (("teacher", teacher), ("student", student))
-        if found
-    ]
-    if len(rows) < 2:
+    if not (student and teacher):
         return None
+    rows = [
+        charts.Interval(
+            name=name,
+            share=found["accuracy"],
+            ends=tuple(found["accuracy_interval_95"]),
+            colour=f"var(--{colour})",
+        )
+        for name, found, colour in (
+            ("teacher", teacher, "muted"),
+            ("student", student, "accent"),
+        )
+    ]
     text = "; ".join(
-        f"{name} {share:.2%}, from {low:.2%} to {high:.2%}"
-        for name, share, (low, high) in rows
+        f"{row.name} {row.share:.2%}, from {row.ends[0]:.2%} to {row.ends[1]:.2%}"
+        for row in rows
     )
     return charts.intervals(
         rows, label=f"{run.split.title()} accuracy with 95 % intervals: {text}"

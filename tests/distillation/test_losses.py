@@ -150,3 +150,6 @@ def test_divergence_by_hand():
         losses.divergence(student + 3, teacher - 2), [expected], 1e-5
     )
     np.testing.assert_allclose(losses.divergence(teacher, teacher), [0], atol=1e-6)
+    hard = jnp.log(jnp.array([[0.0, 1.0, 0.0]]))  # Of a label.
+    found = losses.divergence(student, hard)
+    np.testing.assert_allclose(found, -jax.nn.log_softmax(student)[:, 1], 1e-5)

@@ -51,7 +51,19 @@ def test_every_chart_escapes_names_and_says_what_it_shows():
             y_label=EVIL,
             label=label,
         ),
-        charts.intervals([(EVIL, 0.9, (0.8, 0.95))], label=label),
+        charts.intervals(
+            [
+                charts.Interval(
+                    name=EVIL,
+                    share=0.9,
+                    ends=(0.8, 0.95),
+                    colour=EVIL,
+                    parts=(0.89, 0.91),
+                    reference=0.97,
+                )
+            ],
+            label=label,
+        ),
         charts.class_balance(names, soft, soft, label=label),
         charts.histogram(soft, limits=(0, 1), x_label=EVIL, label=label),
         charts.places(drawn, drawn, np.arange(9) % 3, names, label=label),

@@ -293,11 +293,15 @@ def test_two_seeds_and_another_experiment(maker, tmp_path):
     page = compare(folders, tmp_path / "comparison.html")
     assert "4 runs of 2 experiments" in page.text
     # Sample standard deviation: 2 / √2.
-    assert "A toy 0, 1 91.00 ± 1.41 % 95.00 % 4.00 ± 1.41 93.00 ± 0.00 %" in page.text
-    assert "B toy 0, 7 50.00 % 95.00 % 45.00 93.00 %" in page.text
+    assert (
+        "A toy 2 (seeds 0, 1) 91.00 ± 1.41 % 95.00 % 4.00 ± 1.41 93.00 ± 0.00 %"
+        in page.text
+    )
+    assert "B toy 2 (seeds 0, 7) 50.00 % 95.00 % 45.00 93.00 %" in page.text
     assert "targets.sigma A 1.5 B 2.5" in page.text
-    assert "1 run has warnings B, seed 7: Not evaluated." in page.text
+    assert "1 experiment has warnings B, toy: Not evaluated (1 of 2 runs)." in page.text
     assert f"B {folders[3]} 7 not evaluated – – 3 min 02 s" in page.text
+    assert any("Accuracy of the students: A  toy 91.00%" in c for c in page.charts)
     curves = [chart for chart in page.charts if "4 runs" in chart]
     assert len(curves) == 2
     assert len(page.images) == 2 * 10 * 3
@@ -310,7 +314,7 @@ def test_only_what_differs_is_listed(maker):
     ]
     runs = [run_files.read(folder) for folder in folders]
     assert comparison_page.context(runs)["differences"] == {
-        "targets.sigma": [("A", "1.5"), ("B", "2.5")]
+        "targets.sigma": [(["A"], "1.5"), (["B"], "2.5")]
     }
 
 

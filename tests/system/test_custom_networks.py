@@ -333,7 +333,7 @@ def test_a_student_that_starts_as_a_part_of_the_teacher(teacher, tmp_path, capsy
         accuracies[start] = api.evaluate(student, *digits.load()["test"])["accuracy"]
     assert accuracies["teacher"] > accuracies["random"] + 0.3
     assert (
-        "Start: a part of the teacher, fitted on 800 images" in capsys.readouterr().out
+        "Start: a part of the teacher, fitted on 400 images" in capsys.readouterr().out
     )
     with pytest.raises(ConfigError, match="'conv' is wider in the student"):
         api.distill(

@@ -320,9 +320,9 @@ def test_numbers_blow_up_in_synthesis(toys, tmp_path):
 
 @pytest.mark.full
 def test_numbers_blow_up_in_distillation(lab, tmp_path):
-    """Weights grow about tenfold a step: step 5 is saved, by step 10 they are NaN."""
+    """Weights grow fast: step 5 is saved, by step 10 they are NaN."""
     changes = {
-        "distillation__weight_decay": 2.7e3,
+        "distillation__weight_decay": 1.7e3,
         "distillation__warmup_steps": 0,
     }
     workdir = tmp_path / "run"

@@ -181,8 +181,7 @@ def test_killed_process_is_named_and_the_run_goes_on(
 
 
 def _assert_process_0_alone_prints(pair):
-    assert "Synthesis: 80 pseudo samples" in pair.stdout(0)
-    assert "devices: 4" in pair.stdout(0)
+    assert "80 pseudo samples" in pair.stdout(0)
     assert pair.stdout(1) == ""
     assert pair.stderr(1) == ""
 
