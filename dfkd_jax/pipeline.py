@@ -12,7 +12,7 @@ import pathlib
 import time
 
 from dfkd_jax import evaluation, limits
-from dfkd_jax.config import StudentConfig, kind_of
+from dfkd_jax.config import StudentConfig, defaults, kind_of
 from dfkd_jax.data import datasets, held_out
 from dfkd_jax.errors import CheckpointError, DataUnavailableError
 from dfkd_jax.methods import referee
@@ -21,6 +21,7 @@ from dfkd_jax.methods.task import Task
 from dfkd_jax.models import adapters
 from dfkd_jax.models.network import Model
 from dfkd_jax.reporting import figures, findings, pages, tables
+from dfkd_jax.reporting.settings import flatten
 from dfkd_jax.runtime import (
     admission,
     files,
@@ -117,6 +118,7 @@ def run(
             "source": source(),
             "config_sha256": files.digest(identity["config"]),
             "config": identity["config"],
+            "changed_from_default": _changed(kind_of(config), identity["config"]),
         }
         status = _evaluate(config, teacher, made.student, results, workdir, stopwatch)
         pages.write(workdir)
@@ -186,6 +188,16 @@ def _identity(config, functions, *, before):
     if fingerprints := _fingerprints(before, functions):
         identity["fingerprints"] = fingerprints
     return identity
+
+
+def _changed(kind, recorded_settings):
+    """For `results.json`: the defaults of settings that are something else."""
+    known = flatten(defaults(kind))
+    return {
+        name: known[name]
+        for name, value in flatten(recorded_settings).items()
+        if name in known and value != known[name]
+    }
 
 
 def _size(network):

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from dfkd_jax import config as configs
 from dfkd_jax.reporting import (
     charts,
     findings,
@@ -356,18 +355,16 @@ def _sections(config):
 
 def _changed(run):
     """Settings that differ from the defaults of their kind."""
-    kind = run.results.get("kind")
-    known = settings.flatten(configs.defaults(kind)) if kind in configs.KINDS else {}
-    rows = [
+    values = settings.flatten(run.config)
+    return [
         {
             "name": name,
-            "value": settings.as_text(value),
-            "default": settings.as_text(known[name]),
+            "value": settings.as_text(values[name]),
+            "default": settings.as_text(default),
         }
-        for name, value in settings.flatten(run.config).items()
-        if name in known
+        for name, default in run.results.get("changed_from_default", {}).items()
+        if name in values
     ]
-    return [row for row in rows if row["value"] != row["default"]]
 
 
 def _origin(results):

@@ -32,7 +32,7 @@ KINDS: dict[str, Any] = {
         ("nll expected_calibration_error agreement explained plain low", NUMBER),
         ("high", NUMBER),
         ("is_known is_poor", bool),
-        ("referee expected", dict),
+        ("referee expected changed_from_default", dict),
         ("class", (str, int)),
         ("seconds pilot", {str: NUMBER}),
         ("accuracy_interval_95", [NUMBER]),
@@ -48,7 +48,7 @@ KINDS: dict[str, Any] = {
     )
     for name in names.split()
 }
-OPEN = ("settings", "fixed", "arguments")
+OPEN = ("settings", "fixed", "arguments", "changed_from_default")
 # Of a run's settings, what whoever reads records takes for granted.
 CONFIG = {
     name: kind
