@@ -300,12 +300,10 @@ def _explicit_backward(form, saved, cotangent):
     )
     # Without the barrier XLA undoes the exchange; see the module's docstring.
     last = images.ndim - 1
-    inputs, filters = jax.lax.optimization_barrier(
+    data, filters = jax.lax.optimization_barrier(
         (images.transpose(last, *space, 0), cotangent.transpose(*space, 0, last))
     )
-    to_kernel = _native(
-        inputs, filters, form, form.dilation, within, None, form.strides
-    )
+    to_kernel = _native(data, filters, form, form.dilation, within, None, form.strides)
     return to_images, to_kernel.transpose(*space, 0, last)
 
 
