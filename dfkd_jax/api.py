@@ -220,7 +220,7 @@ def _network(framework, live, variables, image_shape, mean, std, dataset, logits
 
 def _admitted(model, variables, image_shape, mean, std, dataset, logits):
     try:
-        shape = tuple(map(operator.index, image_shape))
+        shape: tuple[Any, ...] = tuple(map(operator.index, image_shape))
         means, stds = (_per_channel(value, shape[-1]) for value in (mean, std))
     except (TypeError, ValueError, IndexError) as error:
         raise ConfigError(
@@ -303,6 +303,7 @@ def inspect(
     settings = configs.parse(
         {"kind": "distillation", "name": "inspect", "seed": seed, "targets": targets}
     )
+    assert isinstance(settings, configs.ExperimentConfig)
     layers, _ = inspection.choose_layers(settings.targets, teacher, maps=maps)
     return inspection.inspect(settings.targets, teacher, layers, seed=settings.seed)
 
@@ -387,6 +388,7 @@ def distill(
             "data": {"dataset": ""},
         },
     )
+    assert isinstance(settings, configs.ExperimentConfig)
     with contextlib.ExitStack() as stack:
         if not progress:
             stack.enter_context(progress_bars.muted())

@@ -114,7 +114,7 @@ def _prepare_terminal():
 
 def _debugging() -> bool:
     """Whether --verbosity asks for what libraries log, and for tracebacks."""
-    return FLAGS.is_parsed() and FLAGS["verbosity"].present and FLAGS.verbosity >= 0
+    return FLAGS.is_parsed() and FLAGS["verbosity"].present > 0 and FLAGS.verbosity >= 0
 
 
 def _stop(request: stopping.StopRequested) -> NoReturn:
@@ -161,7 +161,7 @@ def _parse(argv: list[str]) -> list[str]:
                     f"--{name} is given {flag.present} times: give it once."
                 )
             if flag.present and isinstance(flag.value, str):
-                flag.value = _path(flag.value, source=f"--{name}")
+                flag.value = _path(flag.value, source=f"--{name}")  # pyright: ignore[reportAttributeAccessIssue]
         left[1:] = [_path(word, source="argument") for word in left[1:]]
         changes.clear()
         changes.update(found)

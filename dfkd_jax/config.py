@@ -28,16 +28,21 @@ from dfkd_jax.settings import (
 
 _OPTIMIZERS = ("adamw", "sgd")
 _SCHEDULES = ("cosine", "constant")
-_WEIGHT = {"at_least": 0}
-_EXTENT = {"at_least": 0, "at_most": 10}
-_PIXELS = {"at_least": 0, "at_most": 16_384}
-_COUNT = {"at_least": 1}
-_RATE = {"above": 0}
-_CHANCE = {"at_least": 0, "at_most": 1}
-_TEMPERATURE = {"at_least": 0, "at_most": 10_000}
-_MOMENTUM = {"at_least": 0, "below": 1, "needs": ("optimizer", partial(eq, "sgd"))}
-_GAUSSIAN = {"needs": ("distribution", partial(eq, "gaussian"))}
-_OPTIMIZED = {"needs": ("num_steps", bool)}  # Images that stay as they start have none.
+_WEIGHT: dict[str, Any] = {"at_least": 0}
+_EXTENT: dict[str, Any] = {"at_least": 0, "at_most": 10}
+_PIXELS: dict[str, Any] = {"at_least": 0, "at_most": 16_384}
+_COUNT: dict[str, Any] = {"at_least": 1}
+_RATE: dict[str, Any] = {"above": 0}
+_CHANCE: dict[str, Any] = {"at_least": 0, "at_most": 1}
+_TEMPERATURE: dict[str, Any] = {"at_least": 0, "at_most": 10_000}
+_MOMENTUM: dict[str, Any] = {
+    "at_least": 0,
+    "below": 1,
+    "needs": ("optimizer", partial(eq, "sgd")),
+}
+_GAUSSIAN: dict[str, Any] = {"needs": ("distribution", partial(eq, "gaussian"))}
+# Images that stay as they start have none.
+_OPTIMIZED: dict[str, Any] = {"needs": ("num_steps", bool)}
 _NEVER_EMPTY = 0
 
 
@@ -743,7 +748,7 @@ def default_config(kind: str = "distillation") -> ConfigDict:
     return ConfigDict(defaults(kind))
 
 
-def begin_from_noise(config: ConfigDict) -> None:
+def begin_from_noise(config: Any) -> None:
     """Images start as noise, the student from scratch, as in published recipes."""
     if "synthesis" in config:
         config.synthesis.init = "normal"

@@ -58,7 +58,7 @@ def read_settings(
     base = read_config(argument).to_dict()
     cls, values = config.kind_of_values(copy.deepcopy(base))
     for key, value in (changes or {}).items():
-        below = values.get(key) or {}
+        below: Any = values.get(key) or {}
         values[key] = below | value if isinstance(value, Mapping) else value
     for key, text in (texts or {}).items():
         settings.change(cls, values, key, text)
@@ -132,7 +132,9 @@ def neighbor(file: str, name: str) -> dict[str, Any]:
     with the project.
     """
     beside = pathlib.Path(file).with_name(name)
-    return runpy.run_path(str(beside if beside.is_file() else config_folder() / name))
+    folder = beside.parent if beside.is_file() else config_folder()
+    assert folder is not None
+    return runpy.run_path(str(folder / name))
 
 
 def config_folder() -> pathlib.Path | None:
@@ -159,7 +161,7 @@ def _find(argument):
     known = sorted(
         f"configs/{path.relative_to(folder)}"
         for path in (folder.rglob("*.py") if folder else ())
-        if path.name != "__init__.py"
+        if folder and path.name != "__init__.py"
     )
     if folder and name in known:
         return folder / name.removeprefix("configs/"), variant

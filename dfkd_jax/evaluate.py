@@ -81,6 +81,7 @@ def main(argv: list[str]) -> int:
     )
     held_out.preflight(settings)
     real = held_out.load(settings, split=FLAGS.split, report=progress.say)
+    assert real is not None
     real.check(description, source=str(path))
     figures = evaluation.evaluate(
         network,

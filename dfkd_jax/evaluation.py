@@ -39,8 +39,8 @@ def evaluate(
     def batch_sums(networks, batch):
         network, *others = networks
         logits = network.logits(batch["images"])
-        compared = [other.logits(batch["images"]) for other in others] or [logits]
-        return metrics.sums(logits, *compared, batch["labels"], batch["mask"])
+        compared = others[0].logits(batch["images"]) if others else logits
+        return metrics.sums(logits, compared, batch["labels"], batch["mask"])
 
     step = parallel.map_devices(batch_sums)
     networks = parallel.replicate([network] + ([reference] if reference else []))
@@ -244,13 +244,12 @@ def load_teacher(checkpoint: pathlib.Path, *, module: str, flag: str) -> Any:
     from dfkd_jax.runtime import records
     from dfkd_jax.teachers import weights as teachers
 
-    name = find_teacher(checkpoint)
-    if not name:
+    name, run = find_teacher(checkpoint), find_run(checkpoint)
+    if not (name and run):
         raise CheckpointError(
             f"{checkpoint} names no teacher: name a work directory of dfkd_jax.main, "
             "or the teacher's weights with --checkpoint."
         )
-    run = find_run(checkpoint)
     with records.as_written(run):
         settings = records.read(run)["config"]["teacher"] | {"weights": name}
     config = from_mapping(NetworkConfig, settings, "teacher")

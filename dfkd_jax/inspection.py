@@ -54,7 +54,7 @@ def choose_layers(
     from dfkd_jax.methods import soft_targets
 
     images = jnp.zeros((1, *teacher.description.image_shape))
-    cost = jax.jit(teacher.logits).lower(images).cost_analysis()
+    cost: Any = jax.jit(teacher.logits).lower(images).cost_analysis()
     maps = maps or cost["flops"] * targets.candidates * NUM_LABELS <= LARGE
     taken, left_out = {}, []
     for name, layer in teacher.layers().items():

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
     command = "python -m dfkd_jax.main " + shlex.join(sys.argv[1:])
     held_out.require(settings, availability)
-    if isinstance(settings, config.TeacherTrainingConfig):
+    if config.kind_of(settings) == "teacher":
         spec = datasets.spec(settings.data.dataset)
         limits.check(
             settings,

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import pathlib
 import time
+from typing import Any
 
 from dfkd_jax import evaluation, limits
 from dfkd_jax.config import StudentConfig, defaults, kind_of
@@ -125,7 +126,7 @@ def run(
         return hosts.first_says(status)
 
 
-def _origin(config, method):
+def _origin(config, method) -> dict[str, Any]:
     """For records: what the student learns from, said where it is real data."""
     if not config.reads_real_data:
         return {"data_free": True}

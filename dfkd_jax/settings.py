@@ -9,12 +9,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from dfkd_jax.errors import MAX_SHOWN, ConfigError, did_you_mean, shown
 from dfkd_jax.runtime import places
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Any)
 
 MAX_COUNT = 2**31 - 1  # Steps and places are int32 on devices.
 # Networks compute in float32: what is squared there must neither vanish nor overflow.
@@ -64,7 +64,7 @@ def require(condition: bool, key: str, value: Any, allowed: str) -> None:
         raise ConfigError(f"config.{key}={shown(value)} is not possible: {allowed}.")
 
 
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises ConfigError for a name that is none of `choices`."""
     if value not in choices:
         raise ConfigError(
@@ -103,6 +103,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     return result
 
 
+def is_group(kind: Any) -> TypeGuard[type]:
+    """Whether settings of this type are groups of settings."""
+    return dataclasses.is_dataclass(kind)
+
+
 def join(path: str, key: Any) -> str:
     """The dotted name of a setting of the group at `path`."""
     return f"{path}.{key}" if path else str(key)
@@ -128,7 +133,7 @@ def unused(
     for field in dataclasses.fields(cls):
         value, where = given[field.name], join(path, field.name)
         default = defaults[field.name]
-        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
+        if is_group(field.type) and isinstance(value, Mapping):
             yield from unused(field.type, value, default, where)
             continue
         other = _made_idle_by(cls, given, field.name)
@@ -141,8 +146,8 @@ def _made_idle_by(cls, given, name):
     needs = {
         field.name: field.metadata.get("needs") for field in dataclasses.fields(cls)
     }
-    while needs.get(name):
-        name, satisfied = needs[name]
+    while found := needs.get(name):
+        name, satisfied = found
         if name in given and not satisfied(given[name]):
             return name
     return ""
@@ -152,8 +157,8 @@ def used(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of a group and the groups in it, without those that have no effect."""
     kinds = {field.name: field.type for field in dataclasses.fields(cls)}
     return {
-        key: used(kinds[key], value)
-        if dataclasses.is_dataclass(kinds.get(key)) and isinstance(value, Mapping)
+        key: used(kind, value)
+        if is_group(kind := kinds.get(key)) and isinstance(value, Mapping)
         else value
         for key, value in values.items()
         if not _made_idle_by(cls, values, key)
@@ -179,7 +184,7 @@ def paths(cls: type, path: str = "") -> Iterator[str]:
     """Yields the dotted names of all settings of a group and the groups in it."""
     for field in dataclasses.fields(cls):
         where = join(path, field.name)
-        if dataclasses.is_dataclass(field.type):
+        if is_group(field.type):
             yield from paths(field.type, where)
         else:
             yield where
@@ -196,7 +201,7 @@ def change(cls: type, values: dict[str, Any], key: str, text: str) -> None:
     for name in groups:
         kind = _kind_of(kind, name, path)
         path = join(path, name)
-        if not dataclasses.is_dataclass(kind) and kind != dict[str, Any]:
+        if not is_group(kind) and kind != dict[str, Any]:
             raise ConfigError(
                 f"config.{key[:200]} is not a setting: config.{path} has none below it."
             )
@@ -204,7 +209,7 @@ def change(cls: type, values: dict[str, Any], key: str, text: str) -> None:
         place[name] = dict(below) if isinstance(below, Mapping) else {}
         place = place[name]
     kind = _kind_of(kind, last, path)
-    if dataclasses.is_dataclass(kind):
+    if is_group(kind):
         example = f"{key}.{dataclasses.fields(kind)[0].name}"
         raise ConfigError(
             f"--config.{key}={text[:MAX_SHOWN]}: config.{key} is a group of settings; "
@@ -223,7 +228,7 @@ def _kind_of(kind, name, path):
     return fields[name]
 
 
-def _parse(kind, text, key):
+def _parse(kind, text: str, key):
     """What `text` is in the words of a setting of this type."""
     if kind is str:
         return text
@@ -258,7 +263,7 @@ def _wrong_type(kind, text, path):
 def _convert(kind: Any, value: Any, path: str) -> Any:
     if type(value).__module__ == "numpy" and value.ndim == 0:
         value = value.item()
-    if dataclasses.is_dataclass(kind):
+    if is_group(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(
                 f"config.{path}={shown(value)} must be a group of settings."

@@ -42,7 +42,7 @@ def describe(
     meanings = _meanings(cls)
     for field in dataclasses.fields(cls):
         where, default = settings.join(path, field.name), defaults[field.name]
-        if dataclasses.is_dataclass(field.type):
+        if settings.is_group(field.type):
             yield from describe(field.type, default, where)
         else:
             yield Setting(

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("Name a folder for the runs: --workdir=sweeps/sigma.")
     workdir = pathlib.Path(FLAGS.workdir)
     fixed = dict(command_line.changes)
-    axes = [plan.axis_of_set(text) for text in FLAGS["set"].value]
+    axes = [plan.axis_of_set(text) for text in FLAGS["set"].value or ()]
     if FLAGS.case:
         axes.append(plan.axis_of_cases(FLAGS.case))
     runs = plan.plan(

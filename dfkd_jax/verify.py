@@ -325,6 +325,7 @@ def _accuracies(role, network, teacher, results, sources):
         )
         held_out.preflight(data)
         real = held_out.load(data, split=split, report=progress.say)
+        assert real is not None
         real.check(network.description, source=f"The {role}")
     except DfkdError as error:
         yield Check(

@@ -17,6 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 from dfkd_jax.data import datasets, raw_files
 from dfkd_jax.errors import DataUnavailableError
@@ -216,8 +217,8 @@ def _only_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
 
 def _read_members(archive: pathlib.Path | io.BytesIO) -> dict[str, bytes]:
     """The regular files of a tar archive by base name; nothing is unpacked to disk."""
-    source = {"name": archive} if isinstance(archive, pathlib.Path) else {}
-    source = source or {"fileobj": archive}
+    is_path = isinstance(archive, pathlib.Path)
+    source: dict[str, Any] = {"name" if is_path else "fileobj": archive}
     try:
         with tarfile.open(**source) as tar:
             return dict(raw_files.read_members(tar))

@@ -1,5 +1,7 @@
 """How near pseudo samples come to real images: distances to the nearest one."""
 
+from typing import Any
+
 import numpy as np
 
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 1.0)
@@ -37,7 +39,7 @@ def nearest(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
     return distances
 
 
-def summarise(pseudo: np.ndarray, held_out: np.ndarray) -> dict[str, object]:
+def summarise(pseudo: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
     """What distances of pseudo samples say beside those of unseen real images.
 
     Args:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 from dfkd_jax import errors
 from dfkd_jax.data import datasets, mirrors, raw_files, reachability
@@ -61,6 +62,7 @@ def prepare_in_subprocess(
         ) as process,
     ):
         try:
+            assert process.stdout is not None
             for line in process.stdout:
                 report(line.rstrip())
         except BaseException:
@@ -160,7 +162,7 @@ def _build(
 
     shutil.rmtree(staging / "tfds", ignore_errors=True)  # Of a failed download.
     tfds.disable_progress_bar()
-    builder = tfds.builder(
+    builder: Any = tfds.builder(
         name, data_dir=str(staging / "tfds"), file_format="array_record"
     )
     if name == "cifar10":  # TFDS reads these from the archive.

@@ -124,8 +124,8 @@ def read_members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
         left -= member.size
         if left < 0 or count > MOST_MEMBERS:
             raise tarfile.ReadError("larger than any data set's archive")
-        if member.isfile():
-            yield member.name.rsplit("/", 1)[-1], archive.extractfile(member).read()
+        if member.isfile() and (file := archive.extractfile(member)):
+            yield member.name.rsplit("/", 1)[-1], file.read()
 
 
 def locate(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -203,10 +203,10 @@ def read(
         several, and uint8 labels `[num]`.
     """
     if name != "cifar10":
-        images, labels = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
         return {
-            split: tuple(
-                _read_idx(files[f"{place}-{part}"]) for part in (images, labels)
+            split: (
+                _read_idx(files[f"{place}-images-idx3-ubyte.gz"]),
+                _read_idx(files[f"{place}-labels-idx1-ubyte.gz"]),
             )
             for split, place in {"train": "train", "test": "t10k"}.items()
         }

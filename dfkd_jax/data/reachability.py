@@ -45,7 +45,7 @@ def reachable_sources(name: str, *, timeout: float) -> list[str]:
 def tfds_urls(name: str) -> list[str]:
     """The addresses TFDS downloads `name` from, read without importing TFDS."""
     found = importlib.util.find_spec("tensorflow_datasets")
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         return []
     folder = pathlib.Path(found.submodule_search_locations[0])
     checksums = folder / "url_checksums" / f"{name}.txt"

@@ -92,6 +92,7 @@ def load(
             name, data_dir=folder, raw_dir=raw_dir, report=report
         )
     prepared = datasets.find_prepared(name, folder)
+    assert prepared is not None
     try:
         dataset = _read(prepared, spec, published_split, start, stop)
         _check(dataset, spec, split, stop - start)

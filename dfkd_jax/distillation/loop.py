@@ -39,9 +39,11 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """Number of images."""
+        ...
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images and soft labels at `indices`."""
+        ...
 
 
 def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
@@ -186,7 +188,7 @@ def distil(
     )
     folder = workdir / "student"
     augment = make_augment(config)
-    shape = tuple(teacher.description.image_shape)
+    shape = teacher.description.image_shape
     start = student.init(rng.stream(root, "student"), shape)
     if not checkpoints.exist(folder):  # One would take the place of any start.
         started = time.monotonic()

@@ -55,7 +55,7 @@ def check(*, teacher: Network, student: Model) -> None:
 
 def obstacle(*, teacher: Network, student: Model) -> str:
     """Returns why the student cannot start as a part of the teacher, or nothing."""
-    shape = tuple(teacher.description.image_shape)
+    shape = teacher.description.image_shape
     theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
     return (
         _different_layers(theirs, own)
@@ -68,7 +68,7 @@ def obstacle(*, teacher: Network, student: Model) -> str:
 def part_of(
     teacher: Network,
     student: Model,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
 ) -> Any:
     """The student's variables: a part of the teacher's, fitted on images.
 
@@ -94,7 +94,7 @@ def part_of(
 
 def choose_units(
     teacher: Network,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     *,
     theirs: Anatomy,
     own: Anatomy,
@@ -237,7 +237,7 @@ def _sums(teacher, student, name, kept, variables, start, images):
     return inputs.T @ inputs, inputs.T @ wanted
 
 
-def _add_up(sums, first, images):
+def _add_up(sums, first, images) -> Any:
     """`sums(*first, part)` over all parts of `images`, in float64."""
     total = None
     for begin in range(0, len(images), AT_ONCE):
@@ -254,7 +254,7 @@ def _inputs(model, variables, images):
     return looked, looked.inputs(tree, images, plan=fast.best())
 
 
-def anatomy(model: Model, shape: tuple[int, int, int]) -> Anatomy:
+def anatomy(model: Model, shape: tuple[int, ...]) -> Anatomy:
     """The anatomy of a network for images of (height, width, channels)."""
     variables = model.shapes(shape)
     looked = model.graph(variables, shape)

@@ -92,7 +92,7 @@ def load(model: bytes) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # What it logs as an error, it raises as well.
 
-    def explained(function, *args):
+    def explained(function, *args) -> Any:
         try:
             return function(*args)
         except Exception as error:
@@ -144,10 +144,10 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
         ]
         params, primitive = equation.params, equation.primitive
         if primitive.name in _NESTED:
-            inner = params.get("jaxpr", params.get("call_jaxpr"))
+            inner = params["jaxpr" if "jaxpr" in params else "call_jaxpr"]
             outputs = _evaluate(inner.jaxpr, inner.consts, inputs)
         elif primitive.name == "pad":
-            outputs = [_pad(*inputs, params["padding_config"])]
+            outputs = [_pad(*inputs, config=params["padding_config"])]
         else:
             outputs = primitive.bind(*inputs, **params)
             outputs = outputs if primitive.multiple_results else [outputs]
@@ -155,7 +155,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
     return [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
 
 
-def _pad(operand, value, config):
+def _pad(operand, value, *, config):
     """`lax.pad` as concatenations, where it only adds."""
     if any(low < 0 or high < 0 or between for low, high, between in config):
         return lax.pad(operand, value, config)
@@ -185,9 +185,9 @@ def _pool_in_two_dimensions(model: Any) -> None:
         second = maker[pool.input[0]]
         first = maker[second.input[0]]
         [squeeze] = [node for node in graph.node if pool.output[0] in node.input]
-        places = {"kernel_shape": (1, 2), "strides": (1, 2), "dilations": (1, 2)}
-        places["pads"] = (1, 2, 5, 6)
-        kept = {
+        places = {"kernel_shape": [1, 2], "strides": [1, 2], "dilations": [1, 2]}
+        places["pads"] = [1, 2, 5, 6]
+        kept: dict[str, Any] = {
             key: [given[key][place] for place in places[key]]
             for key in places
             if key in given

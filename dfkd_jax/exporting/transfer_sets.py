@@ -207,7 +207,8 @@ def _write_tfds(folder, source):
         1, _FILE_BYTES // (manifest.shard_size * math.prod(manifest.image_shape) * 4)
     )
     num_files = math.ceil(manifest.num_shards / shards_a_file)
-    lengths, num_bytes, writer = [], 0, None
+    writer: Any = None
+    lengths, num_bytes = [], 0
     for shard, batch in enumerate(source.batches()):
         if shard % shards_a_file == 0:
             if writer:
@@ -247,7 +248,8 @@ def _write_tfds(folder, source):
 def _check_tfds(temporary, source, folder):
     import tensorflow_datasets as tfds
 
-    examples = tfds.builder_from_directory(str(temporary)).as_data_source(SPLIT)
+    builder: Any = tfds.builder_from_directory(str(temporary))
+    examples = builder.as_data_source(SPLIT)
     same = len(examples) == len(source)
     position = 0
     for images, labels in source.batches() if same else ():

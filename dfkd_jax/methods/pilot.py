@@ -36,9 +36,7 @@ def spread(logits: Any) -> float:
 
 def unit(teacher: Network) -> float:
     """The size of a teacher's logits: their spread over procedural images."""
-    draw = functools.partial(
-        shapes.draw, image_shape=tuple(teacher.description.image_shape)
-    )
+    draw = functools.partial(shapes.draw, image_shape=teacher.description.image_shape)
     answers = jax.jit(
         lambda teacher, keys: teacher.logits(teacher.normalize(draw(keys)))
     )
@@ -91,7 +89,7 @@ def settle(
         if not path.exists():
             with progress.busy("Pilot: measuring the teacher"):
                 measured = {"temperature": unit(task.teacher)}
-                if ("targets", "sigma") in left:
+                if find_sigma and ("targets", "sigma") in left:
                     measured["sigma"] = find_sigma()
             files.write_json(path, measured, sealed=True)
         found = files.read_object(path)

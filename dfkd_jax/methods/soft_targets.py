@@ -133,7 +133,7 @@ def open_transfer_set(task: Task, origin: Mapping[str, Any]) -> TransferSet:
     before = before if isinstance(before, Mapping) else {}
     settings = {
         name: recorded(type(group), dataclasses.asdict(group), before.get(name))
-        if dataclasses.is_dataclass(group)
+        if dataclasses.is_dataclass(group) and not isinstance(group, type)
         else group
         for name, group in {**origin, "synthesis": synthesis}.items()
     }
@@ -309,6 +309,7 @@ def find_feature_layer(targets: TargetsConfig, teacher: TrainedNetwork) -> Layer
 def find_kernel(targets: TargetsConfig, teacher: TrainedNetwork, layer: Layer) -> Any:
     """The kernel that the correlation of the units of `layer` is built from."""
     name = layer.next_layer if targets.weights == "outgoing" else layer.kernel_layer
+    assert name is not None
     return teacher.kernel(name)
 
 

@@ -221,7 +221,7 @@ def _grouped(images, kernel, form):
             jnp.split(kernel, groups, axis=-1),
             strict=True,
         )
-        made = [_explicit(part, own, alone) for part, own in parts]
+        made: list[Any] = [_explicit(part, own, alone) for part, own in parts]
         return jnp.concatenate(made, axis=-1)
     images = _padded(images, [(0, 0), *form.padding, (0, 0)], 0)
     each = outputs // groups
@@ -300,10 +300,10 @@ def _explicit_backward(form, saved, cotangent):
     )
     # Without the barrier XLA undoes the exchange; see the module's docstring.
     last = images.ndim - 1
-    exchanged = jax.lax.optimization_barrier(
+    data, filters = jax.lax.optimization_barrier(
         (images.transpose(last, *space, 0), cotangent.transpose(*space, 0, last))
     )
-    to_kernel = _native(*exchanged, form, form.dilation, within, None, form.strides)
+    to_kernel = _native(data, filters, form, form.dilation, within, None, form.strides)
     return to_images, to_kernel.transpose(*space, 0, last)
 
 
@@ -472,7 +472,8 @@ def _pooling(found, place):
     )
     channels = form.out[-1] if form else None
     if (
-        form
+        source is not None
+        and form
         and form.blocked
         and inside
         and _fits(form, inside, var.aval.shape)
@@ -502,7 +503,7 @@ def _pooling(found, place):
     return graph.Step(laid_out, (*inputs, *values), eqn.outvars[0], tuple(covers))
 
 
-def _layout(eqn, axes):
+def _layout(eqn, axes) -> Any:
     """Where the axes lead of what an equation lays out otherwise; None for others."""
     below, above = eqn.invars[0].aval, eqn.outvars[0].aval
     match eqn.primitive.name:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.extend import core
 
@@ -217,7 +218,7 @@ class Graph:
             if order is None:
                 continue
             var, unit_axis = self._feature(name, eqn, order.unit_axis)
-            if var is None:
+            if var is None or unit_axis is None:
                 continue
             shape = list(var.aval.shape)
             units = shape.pop(unit_axis)
@@ -870,16 +871,17 @@ class _Uncached(Exception):
     """A trace that depends on more than the arguments' shapes: not to be kept."""
 
 
-def _traced(function, tree, avals):
+def _traced(function, tree, avals) -> tuple[Any, Any]:
     """The function's flat jaxpr, and the tree of what it returns."""
     return _kept(_cached, function, tree, avals)
 
 
 def _kept(cached, function, *arguments):
     """What `cached` makes, which may say that it must not be kept."""
+    config: Any = jax.config  # Its stub has no flags.
     context = (
-        jax.config.jax_default_matmul_precision,
-        jax.config.jax_enable_x64,
+        config.jax_default_matmul_precision,
+        config.jax_enable_x64,
         jax.sharding.get_abstract_mesh(),  # A trace under one pmap is none of another.
     )
     try:

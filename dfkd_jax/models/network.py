@@ -364,7 +364,7 @@ class Network:
 
     def head(self, features: Any, *, layer: str) -> Any:
         """Logits `[batch, classes]` of what `layer` says; see `Model.head`."""
-        shape = tuple(self.description.image_shape)
+        shape = self.description.image_shape
         return self.model.head(self.variables, features, layer=layer, image_shape=shape)
 
     def graph(self, num_images: int = graph.MANY) -> graph.Graph:

@@ -313,7 +313,7 @@ def _damaged(run):
         )
 
 
-def _names(run: Run, classes: Sequence[int]) -> str:
+def _names(run: Run, classes: Sequence | np.ndarray) -> str:
     names = [run.class_names[k] for k in classes[:12]]
     more = len(classes) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")

@@ -116,14 +116,13 @@ def _classes(run, student, teacher):
         run.class_names, student["per_class"], teachers, strict=True
     ):
         recall, compared = own["recall"], other and other["recall"]
-        known = recall is not None and compared is not None
         rows.append(
             {
                 "name": name,
                 "count": own["count"],
                 "student": recall,
                 "teacher": compared,
-                "gap": compared - recall if known else None,
+                "gap": None if None in (recall, compared) else compared - recall,
                 "precision": own["precision"],
             }
         )

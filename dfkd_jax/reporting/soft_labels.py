@@ -43,6 +43,6 @@ def is_whole(path: pathlib.Path) -> bool:
 def save(path: pathlib.Path, labels: dict[str, np.ndarray]) -> None:
     """Writes `{distribution: [count, classes]}` as an `.npz` file."""
     content = io.BytesIO()  # NumPy's own writing does not say that a disk is full.
-    np.savez_compressed(content, **labels)
+    np.savez_compressed(content, **labels)  # pyright: ignore[reportArgumentType]
     with files.atomic_write(path) as temporary:
         temporary.write_bytes(content.getvalue())

@@ -34,7 +34,7 @@ def open_checkpoints(
         StorageError: The folder cannot be written, the disk is full, or another program
             has left checkpoints there.
     """
-    policies = ocp.training
+    policies: Any = ocp.training
     with files.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if hosts.is_first():
@@ -186,10 +186,10 @@ def load_tree(folder: pathlib.Path) -> Any:
                     if hasattr(leaf, "shape")
                     else leaf  # A number or text of Python.
                 ),
-                ocp.metadata(path.absolute()).metadata,
+                ocp.metadata(path.absolute()).metadata,  # pyright: ignore[reportArgumentType]
             )
             with _quiet_threads():
-                tree = ocp.load(path.absolute(), abstract_state=abstract)
+                tree = ocp.load(path.absolute(), abstract_state=abstract)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # As above.
         problem = _reason(error)
     if problem:

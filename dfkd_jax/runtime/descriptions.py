@@ -31,7 +31,7 @@ class Description:
 
     network: str
     num_classes: int
-    image_shape: Sequence[int]
+    image_shape: tuple[int, int, int]
     mean: Sequence[float]
     std: Sequence[float]
     dataset: str

@@ -42,7 +42,7 @@ def storage_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = HINTS.get(error.errno, error.strerror or str(error))
+        hint = HINTS.get(error.errno or 0, error.strerror or str(error))
         raise StorageError(f"Cannot write {path}: {hint}.") from error
 
 

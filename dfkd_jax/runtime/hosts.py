@@ -21,13 +21,13 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 from dfkd_jax.errors import ConfigError, DfkdError, ProcessError, StorageError, shown
 from dfkd_jax.runtime import progress, stopping
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Any)
 
 JOIN_SECONDS = 300  # To wait for processes that a cluster starts one after another.
 SILENT_SECONDS = 20  # After which a process that says nothing counts as dead.
@@ -62,7 +62,7 @@ def backends_started() -> bool:
     return xla_bridge.backends_are_initialized()
 
 
-def own_part(sequence: Sequence[T]) -> Sequence[T]:
+def own_part(sequence: T) -> T:
     """This process's equal share of what all processes see alike."""
     size = len(sequence) // _count
     return sequence[_index * size : (_index + 1) * size]
@@ -173,7 +173,7 @@ def named(
     missing = [flag for flag, value in flags.items() if value is None]
     if len(missing) == len(flags):
         return None
-    if missing:
+    if missing or num_processes is None or process_id is None:
         raise ConfigError(
             f"{', '.join(flags)} belong together: give {' and '.join(missing)}, too, "
             "or none of them."
@@ -201,7 +201,7 @@ def check_backend() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+        asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         reason = f" ({_first_line(error)})"
         if not asked:
             raise ConfigError(f"JAX cannot use its devices{reason}.") from error
@@ -211,7 +211,7 @@ def check_backend() -> None:
         ) from error
 
 
-def _detected():
+def _detected() -> tuple[Any, ...] | None:
     """Coordinator, number, place and devices as JAX finds them, or None."""
     from jax._src.clusters import ClusterEnv
 

@@ -54,7 +54,7 @@ def configure(*, cpu_devices: int) -> None:
     if "xla_force_host_platform_device_count" not in flags:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         _divide_cpu(cpu_devices or cores)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         compiled.keep_in(str(places.cache() / "compiled"))
     hosts.check_backend()
 
@@ -89,7 +89,7 @@ def sum_rightly() -> None:
                 f"file, which cannot be read ({error}): set or unset XLA_FLAGS."
             ) from error
     name, _, _ = RIGHT_SUMS.partition("=")
-    version = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])
+    version = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])  # pyright: ignore[reportPrivateImportUsage]
     if name not in flags and KNOWN[0] <= version < KNOWN[1]:
         flags = f"{flags} {RIGHT_SUMS}"
         if hosts.backends_started() and sums_are_wrong():

@@ -122,9 +122,9 @@ class TrainedNetwork(Network):
         """
         if not wanted:
             return
-        now = np.float64(self.fingerprint)
+        now = np.asarray(self.fingerprint, np.float64)
         then = (
-            np.float64(wanted)
+            np.asarray(wanted, np.float64)
             if weights.is_matrix(wanted)
             else np.full_like(now, np.inf)
         )

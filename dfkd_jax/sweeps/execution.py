@@ -62,6 +62,7 @@ def execute(
                 if not ended:
                     continue
                 del active[run]
+                assert process.stdin is not None
                 process.stdin.close()
                 if not outcome.is_finished(run):
                     failed[run] = _reason(run, process.returncode)
@@ -132,6 +133,7 @@ def _stop(processes: Iterable[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdin is not None
         process.stdin.close()
 
 

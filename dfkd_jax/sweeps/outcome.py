@@ -129,7 +129,7 @@ def _same(values):
 def _row(runs, failed):
     """One combination of settings: figures of its runs, their mean and deviation."""
     finished = [run for run in runs if is_finished(run)]
-    accuracies = [accuracy(run) for run in finished]
+    accuracies = [found for run in finished if (found := accuracy(run)) is not None]
     row = {
         "name": runs[0].name,
         "settings": dict(runs[0].changes),

@@ -41,7 +41,7 @@ def make_parameterisation(
 ) -> parameterisations.Parameterisation:
     """The parameterisation of a network's images that `config` asks for."""
     result = parameterisations.grids(
-        tuple(description.image_shape),
+        description.image_shape,
         factors=config.grid_factors,
         init_scale=config.init_scale,
         init="normal" if config.init == "shapes" else config.init,

@@ -50,7 +50,7 @@ def make_init(
         temperature: τ at which answers and labels are compared.
     """
 
-    def begin(teacher, key, index, labels):
+    def begin(draw, teacher, key, index, labels):
         keys = rng.per_example(rng.stream(key, "procedural images"), index)
         keys = jax.vmap(functools.partial(jax.random.split, num=CANDIDATES))(keys)
 
@@ -66,7 +66,7 @@ def make_init(
     def init(constants, batch):
         (teacher, key), (index, labels) = constants, batch
         if draw:
-            params = begin(teacher, key, index, labels)
+            params = begin(draw, teacher, key, index, labels)
         else:
             keys = rng.per_example(rng.stream(key, "initial noise"), index)
             params = parameterisation.init(keys)

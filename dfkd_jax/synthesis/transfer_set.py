@@ -261,7 +261,7 @@ class TransferSet:
             size = array[:1].nbytes
             start = _header_size((self.manifest.shard_size, *array.shape[1:]))
             # Flat bytes, so that a row is a slice of them.
-            content = memoryview(array.reshape(-1).view(np.uint8))
+            content = array.reshape(-1).view(np.uint8).data
             for place, (shard, row) in enumerate(
                 zip(shards.tolist(), rows.tolist(), strict=True)
             ):

@@ -95,12 +95,12 @@ def _equinox(network, path, image_shape):
 def _nnx(variables, path):
     if path.is_dir():
         held = checkpoints.load_tree(path)
-        found = traverse_util.flatten_dict(held, sep="/")
+        found: dict[str, Any] = traverse_util.flatten_dict(held, sep="/")
         found = {name.removesuffix("/value"): leaf for name, leaf in found.items()}
     else:
         tensors, _ = weights.read_tensors(path)
         found = {name.replace(".", "/"): leaf for name, leaf in tensors.items()}
-    flat = traverse_util.flatten_dict(variables)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(variables)
     wanted = {"/".join(place[1:]): place for place in flat}
     if not wanted.keys() <= found.keys():  # A state beside others: {"model": …}.
         tops = {name.partition("/")[0] for name in found}

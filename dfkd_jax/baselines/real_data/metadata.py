@@ -99,7 +99,7 @@ def statistics(
         products = products + features.T @ features
     mean = total / count
     covariance = products / count - np.outer(mean, mean)
-    return mean.astype(np.float32), covariance.astype(np.float32)
+    return np.asarray(mean, np.float32), np.asarray(covariance, np.float32)
 
 
 def _recorded(task, layer):
@@ -127,7 +127,7 @@ def _recorded(task, layer):
 
 def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()  # NumPy's own writing does not say that a disk is full.
-    np.savez(content, **arrays)
+    np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]
     with files.atomic_write(path) as temporary:
         temporary.write_bytes(content.getvalue())
 
