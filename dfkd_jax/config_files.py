@@ -58,8 +58,9 @@ def read_settings(
     base = read_config(argument).to_dict()
     cls, values = config.kind_of_values(copy.deepcopy(base))
     for key, value in (changes or {}).items():
-        below: Any = values.get(key) or {}
-        values[key] = below | value if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            value = values[key] | value
+        values[key] = value
     for key, text in (texts or {}).items():
         settings.change(cls, values, key, text)
     return config.parse({"kind": base["kind"]} | values, base=base)
