@@ -243,7 +243,7 @@ def test_a_setting_without_effect(tmp_path):
         config_files.read_settings(str(path))
     path.write_text(OWN.format(distribution="gaussian"))
     assert config_files.read_settings(str(path)).targets.sigma == 3.0
-    with pytest.raises(ConfigError, match="config.name=.* must be a text"):
+    with pytest.raises(ConfigError, match=r"config\.name=.* must be a text"):
         config_files.read_settings(str(path), changes={"name": {"a": 1}})
     dirichlet = {"targets.distribution": "dirichlet"}
     config_files.read_settings(str(path), dirichlet)
