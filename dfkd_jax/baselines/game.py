@@ -11,7 +11,7 @@ import numpy as np
 from dfkd_jax.baselines import step as steps
 from dfkd_jax.config import GeneratedConfig, kind_of
 from dfkd_jax.methods import soft_targets
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.generator import Generator
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import (
@@ -41,7 +41,7 @@ def make_student(
     student_optimizer: Any,
     generator_optimizer: Any,
     student_batches: int,
-) -> Made:
+) -> MethodResult:
     """The student after the last step, trained if it is not made yet.
 
     A transfer set of generated images with the teacher's answers stays in the work
@@ -79,15 +79,15 @@ def make_student(
             make_step(**models),
             optimizers=(student_optimizer, generator_optimizer),
         )
-        if hosts.is_first() and samples.missing():
+        if hosts.is_primary() and samples.missing():
             _keep_samples(task, state.generator, samples)
         samples.refresh()
         soft_targets.draw_samples(task, samples)
         return jax.tree.map(np.asarray, optimisation.variables_of(state.student))
 
-    return Made(
-        student=task.student_once(train),
-        facts={
+    return MethodResult(
+        student=task.load_or_train(train),
+        metadata={
             "num_pseudo_samples": config.num_steps
             * config.batch_size
             * student_batches,
@@ -120,7 +120,7 @@ def _train(task, models, step, *, optimizers):
         )
         for (name, shape), optimizer in zip(shapes.items(), optimizers, strict=True)
     }
-    places = np.asarray(hosts.own_part(np.arange(config.batch_size)), np.int32)
+    places = np.asarray(hosts.process_slice(np.arange(config.batch_size)), np.int32)
     return training.train(
         step,
         state=steps.GameState(step=jnp.zeros((), jnp.int32), **states),

@@ -200,7 +200,9 @@ def distil(
             progress.say(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
-            start = parallel.of_the_first(starts.part_of(teacher, student, images))
+            start = parallel.of_the_first(
+                starts.init_from_pruned_teacher(teacher, student, images)
+            )
             stopwatch.add("distillation", time.monotonic() - started)
         elif config.feature_layer:
             start = inherit(start, teacher.variables)

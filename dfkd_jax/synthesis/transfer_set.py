@@ -107,7 +107,7 @@ class TransferSet:
                     f"{path} belongs to another teacher or other settings: choose "
                     "another --workdir."
                 )
-        elif hosts.is_first():
+        elif hosts.is_primary():
             strange = next(folder.glob("*.npy"), None)
             if strange and not any(folder.glob("shards*.jsonl")):
                 raise StorageError(
@@ -209,7 +209,7 @@ class TransferSet:
             The damaged shards (in process 0); `missing` names them from now on.
         """
         damaged = []
-        if hosts.is_first():
+        if hosts.is_primary():
             damaged = self.damaged()
             for shard in damaged:
                 del self._shards[shard]
