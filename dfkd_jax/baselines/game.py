@@ -26,7 +26,7 @@ from dfkd_jax.runtime import (
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 
 SAMPLED_AT_A_TIME = 250
-LEAST_VARIETY = 0.01  # Of a pixel over images, on the standardised scale.
+MIN_VARIETY = 0.01  # Of a pixel over images, on the standardised scale.
 
 
 def check(config: GeneratedConfig) -> None:
@@ -176,7 +176,7 @@ def _keep_samples(task, state, samples):
 
 def warn_if_alike(images: np.ndarray) -> None:
     """Says so where the generator has collapsed: it makes one image of any noise."""
-    if images.std(axis=0).mean() < LEAST_VARIETY:
+    if images.std(axis=0).mean() < MIN_VARIETY:
         progress.warn(
             "The generator makes the same image of any noise: the student has learnt "
             "next to nothing. Lower config.generator.learning_rate, or raise "

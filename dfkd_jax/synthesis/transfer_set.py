@@ -33,8 +33,8 @@ from dfkd_jax.settings import MAX_SHARDS
 
 FORMAT = "dfkd_jax-transfer-set-1"
 SUMS = ("images_sha256", "labels_sha256")
-MOST_LINE = 1_000  # Characters.
-MOST_NUMBERS = 2**32  # In a shard.
+MAX_LINE = 1_000  # Characters.
+MAX_NUMBERS = 2**32  # In a shard.
 # Half of what the system lets a process have open, which is often 1,024.
 OPEN_FILES = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4_096)
 
@@ -78,7 +78,7 @@ class Manifest:
         if self.num_images % self.shard_size or self.num_shards > MAX_SHARDS:
             return f"{self.num_images} images in shards of {self.shard_size}"
         numbers = self.shard_size * max(math.prod(self.image_shape), self.num_classes)
-        return f"{numbers} numbers in a shard" if numbers > MOST_NUMBERS else ""
+        return f"{numbers} numbers in a shard" if numbers > MAX_NUMBERS else ""
 
 
 class TransferSet:
@@ -308,7 +308,7 @@ def _lines(path):
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for _ in range(2 * MAX_SHARDS):
-            line = file.readline(MOST_LINE)
+            line = file.readline(MAX_LINE)
             if not line:
                 return
             yield line

@@ -32,7 +32,7 @@ from dfkd_jax.runtime import files
 
 IGNORE = "$ignore"
 OPTIONS = ("from", "flatten", "transpose")
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> LayerMapping:
         ConfigError: The file is not there, too large, no JSON or no mapping.
     """
     try:
-        content = files.read_bytes(path, max_bytes=MOST_BYTES)
+        content = files.read_bytes(path, max_bytes=MAX_BYTES)
         values = files.parse_json(content.decode())
     except OSError as error:
         raise ConfigError(

@@ -50,8 +50,8 @@ TENSORS = {
 # Batch normalisation counts its batches, averaging its models; nothing needs that.
 UNUSED = "num_batches_tracked"
 COUNT = "n_averaged"
-MOST_PROBLEMS = 8
-MOST_ENTRIES = 100_000
+MAX_PROBLEMS = 8
+MAX_ENTRIES = 100_000
 
 
 def load(
@@ -284,13 +284,13 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
     if beside:
         raise CheckpointError(
             f"{path} holds tensors besides its state dict "
-            f"({', '.join(beside[:MOST_PROBLEMS])}): save model.state_dict() alone."
+            f"({', '.join(beside[:MAX_PROBLEMS])}): save model.state_dict() alone."
         )
     if not found:
         keys = [str(key) for key in content] if isinstance(content, Mapping) else []
         raise CheckpointError(
             f"{path} holds no state dict, only "
-            + (", ".join(keys[:MOST_PROBLEMS]) or type(content).__name__)
+            + (", ".join(keys[:MAX_PROBLEMS]) or type(content).__name__)
             + ": save model.state_dict()."
         )
     arrays = {}
@@ -322,7 +322,7 @@ def _check_archive(path: pathlib.Path) -> None:
             f"{path} is a TorchScript program, which is code: save its weights with "
             "torch.save(torch.jit.load(path).state_dict(), ...)."
         )
-    if len(entries) > MOST_ENTRIES:
+    if len(entries) > MAX_ENTRIES:
         raise ValueError(f"{len(entries):,} files inside")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("compressed, which torch.save never does")
@@ -384,10 +384,10 @@ def convert(
     ]
     if problems:
         problems = list(dict.fromkeys(problems))
-        more = len(problems) - MOST_PROBLEMS
+        more = len(problems) - MAX_PROBLEMS
         raise CheckpointError(
             f"{source} does not fit the network. {mapping.origin} leads to:\n  "
-            + "\n  ".join(problems[:MOST_PROBLEMS])
+            + "\n  ".join(problems[:MAX_PROBLEMS])
             + (f"\n  and {more} more." if more > 0 else "")
         )
     return traverse_util.unflatten_dict(converted, sep="/")
