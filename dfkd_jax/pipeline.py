@@ -175,7 +175,7 @@ def _identity(config, functions, *, before):
         before: `run.json` as it is there; empty for a new run.
     """
     settings = dataclasses.asdict(config)
-    # What evaluation reads may change between two starts; real images that are learnt
+    # What evaluation reads may change between two starts; real images that are learned
     # from may not.
     data = settings.pop("data")
     identity = {

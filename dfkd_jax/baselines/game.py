@@ -26,7 +26,7 @@ from dfkd_jax.runtime import (
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 
 SAMPLED_AT_A_TIME = 250
-MIN_VARIETY = 0.01  # Of a pixel over images, on the standardised scale.
+MIN_VARIETY = 0.01  # Of a pixel over images, on the normalized scale.
 
 
 def check(config: GeneratedConfig) -> None:
@@ -45,7 +45,7 @@ def make_student(
     """The student after the last step, trained if it is not made yet.
 
     A transfer set of generated images with the teacher's answers stays in the work
-    directory, to look at; the student learnt from many more.
+    directory, to look at; the student learned from many more.
 
     Args:
         task: With a `GeneratedConfig`.
@@ -178,7 +178,7 @@ def warn_if_alike(images: np.ndarray) -> None:
     """Says so where the generator has collapsed: it makes one image of any noise."""
     if images.std(axis=0).mean() < MIN_VARIETY:
         progress.warn(
-            "The generator makes the same image of any noise: the student has learnt "
+            "The generator makes the same image of any noise: the student has learned "
             "next to nothing. Lower config.generator.learning_rate, or raise "
             "config.batch_size or config.generator.features, in a new --workdir."
         )

@@ -99,7 +99,7 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
 def inherit(start: Any, variables: Any) -> Any:
     """`start` with what the teacher has under the same name, in the same shape.
 
-    Where both have the same layers after the feature layer, features that are learnt
+    Where both have the same layers after the feature layer, features that are learned
     well then give logits that are.
     """
     theirs = weights.flatten(variables)

@@ -2,7 +2,7 @@
 
 The paper's own distribution of soft labels, ZSKD's Dirichlet and DeepInversion's hard
 labels are choices of `config.targets`; images that are left as they start
-(`config.synthesis.num_steps=0`) are the baseline of unoptimised noise.
+(`config.synthesis.num_steps=0`) are the baseline of unoptimized noise.
 
 Two stages leave their results in the work directory and are skipped when these are
 there: `transfer_set/` (synthesis) and `student.safetensors` (distillation).
@@ -111,7 +111,7 @@ def make_student(task: Task) -> MethodResult:
 
 
 def metadata(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
-    """For `results.json`: what a student learnt from that has a transfer set."""
+    """For `results.json`: what a student learned from that has a transfer set."""
     return {
         "feature_layer": feature_layer,
         "num_pseudo_samples": len(transfer_set),

@@ -66,7 +66,7 @@ class MethodResult:
 
     Attributes:
         student: The network.
-        metadata: For `results.json`: what it learnt from.
+        metadata: For `results.json`: what it learned from.
     """
 
     student: TrainedNetwork

@@ -22,7 +22,7 @@ class Description:
         network: A name of `models/registry.py`, or "package.module:Class".
         num_classes: Number of logits.
         image_shape: (height, width, channels).
-        mean: Per channel, on the pixel scale 0 to 1; images are standardised with it.
+        mean: Per channel, on the pixel scale 0 to 1; images are normalized with it.
         std: Per channel, likewise.
         dataset: What the network was trained to classify; empty if that has no name.
         arguments: Fields of the linen module besides the number of classes.

@@ -289,7 +289,7 @@ def _fetch(history, shards, begun):
 
 
 def _write_steps(workdir, num_steps, metrics):
-    """How the first batch came about, optimiser step by optimiser step."""
+    """How the first batch came about, optimizer step by optimizer step."""
     with writers.open_writer(
         workdir / "metrics.jsonl", stage="synthesis, first batch"
     ) as writer:

@@ -2,7 +2,7 @@
 
     manifest.json       what the set was made from and how big it will be
     shards.jsonl        a line with checksums for each finished shard
-    images-00000.npy    [shard_size, height, width, channels], float32, standardised
+    images-00000.npy    [shard_size, height, width, channels], float32, normalized
     labels-00000.npy    [shard_size, classes], float32
 
 A shard is written whole before its line is; what a killed process left behind has no

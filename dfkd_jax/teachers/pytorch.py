@@ -47,7 +47,7 @@ TENSORS = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Batch normalisation counts its batches, averaging its models; nothing needs that.
+# Batch normalization counts its batches, averaging its models; nothing needs that.
 UNUSED = "num_batches_tracked"
 COUNT = "n_averaged"
 MAX_PROBLEMS = 8
@@ -297,7 +297,7 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
     for name, tensor in found.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
             raise CheckpointError(
-                f"{path}: tensor {name} is sparse, quantised or complex: save it as "
+                f"{path}: tensor {name} is sparse, quantized or complex: save it as "
                 "dense float32."
             )
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
@@ -342,9 +342,9 @@ def convert(
     What a linen layer holds tells its kind: the kernel of a convolution turns from
     OIHW to HWIO (in any number of dimensions), that of a Dense from [out, in] to [in,
     out], in the order of what was flattened before it; scale, bias, mean and var of a
-    normalisation are its weight, bias, running_mean and running_var. Two things are
+    normalization are its weight, bias, running_mean and running_var. Two things are
     not in a state dict and must be the same in the linen module: the epsilon of
-    normalisations and the padding. Transposed convolutions are not converted.
+    normalizations and the padding. Transposed convolutions are not converted.
 
     Args:
         state_dict: As `read_state_dict` gives it.
@@ -528,7 +528,7 @@ def _channels_last(
 def _after_a_flatten(want: Shapes) -> set[str]:
     """Layers whose number of inputs is no other layer's number of outputs.
 
-    Most of them are Dense layers after a flatten, or normalisations between the two:
+    Most of them are Dense layers after a flatten, or normalizations between the two:
     the order of their inputs has to be known, and the shapes would not give away a
     wrong one. (Others come after a concatenation.)
     """

@@ -4,7 +4,7 @@ NOT data-free. The loop, the loss and the augmentation are those of the data-fre
 student; real images take the place of pseudo samples. With `distillation.labels`
 "fresh" the student learns what the teacher says about them (Hinton et al., 2015), with
 "stored" their labels. With `images_per_class` there are only a few (as the 200 of
-Kimura et al., 2018, without the pseudo examples that they optimise besides).
+Kimura et al., 2018, without the pseudo examples that they optimize besides).
 """
 
 import time
