@@ -208,7 +208,7 @@ class Distillation:
             ),
             stored_labels_temperature=None,
         )
-        self._call = parallel.data_parallel(training.several(step))
+        self._call = parallel.data_parallel(training.scan_steps(step))
         state = optimisation.create_state(variables, optimizer)
         self.state, self._teacher, self._key = parallel.replicate(
             (state, case.teacher, jax.random.key(0))
@@ -223,7 +223,7 @@ class Distillation:
             self.state, metrics = self._call(
                 self.state, self._teacher, parallel.split(batch, axis=1), self._key
             )
-            parallel.settle(metrics)
+            parallel.block_on_cpu(metrics)
         metrics = jax.tree.map(lambda each: each[-1], metrics)
         return jax.block_until_ready((self.state, metrics))[1]
 

@@ -119,7 +119,7 @@ def _debugging() -> bool:
 
 def _stop(request: stopping.StopRequested) -> NoReturn:
     """Says how to go on, and ends the process: all that is finished is saved."""
-    if hosts.is_first():
+    if hosts.is_primary():
         command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
         print(
             f"{request.name}. The same command goes on from here: {command}",

@@ -132,7 +132,7 @@ class TargetsConfig:
     Attributes:
         distribution: "gaussian" (Wang, 2021), "dirichlet" (ZSKD), or "one_hot": hard
             labels, drawn evenly (DeepInversion).
-        feature_layer: Layer whose output, before the activation, is modelled
+        feature_layer: Layer whose output, before the activation, is modeled
             (gaussian): its name in the parameter tree, with slashes where nested.
             Empty: the layer before the last. `python -m dfkd_jax.inspect` lists them.
         sigma: Scale of the covariance (gaussian); 0 for one with which soft labels are
@@ -178,10 +178,10 @@ class SynthesisConfig:
 
     Attributes:
         num_images: Size of the transfer set.
-        images_per_device: Images optimised together on one device; also the size of a
+        images_per_device: Images optimized together on one device; also the size of a
             shard of the transfer set. Images depend on it only through rounding, unless
             there is a `batch_norm` prior.
-        num_steps: Optimiser steps an image gets; 0 leaves images as they start.
+        num_steps: Optimizer steps an image gets; 0 leaves images as they start.
         steps_per_call: Steps in one call of the device (an inner `lax.scan`).
         learning_rate: Adam's, on the parameters of the images.
         temperature: τ at which the teacher is matched to the soft labels; 0 for the
@@ -196,7 +196,7 @@ class SynthesisConfig:
             answer is near; or from "normal" or "uniform" noise.
         init_scale: Standard deviation of normal noise; uniform noise is U(0, this).
         total_variation: Weight of the total variation prior.
-        l2: Weight of the squared norm of the standardised pixels.
+        l2: Weight of the squared norm of the normalized pixels.
         batch_norm: Weight of the distance between the statistics of the images of a
             device and those that the teacher's BatchNorms keep (DeepInversion), of
             images alone: what a BatchNorm keeps of dense layers may be of dropout.
@@ -278,13 +278,13 @@ class DistillationConfig:
     """How the student learns.
 
     Attributes:
-        num_steps: Optimiser steps; the student after the last one is the result.
+        num_steps: Optimizer steps; the student after the last one is the result.
         batch_size: Pseudo samples in a step, over all devices.
         optimizer: "adamw", or "sgd" with Nesterov's momentum.
-        learning_rate: The optimiser's peak.
+        learning_rate: The optimizer's peak.
         schedule: Of the learning rate after the warm-up: "cosine" to 0, or "constant".
         warmup_steps: Steps of linear warm-up.
-        weight_decay: The optimiser's.
+        weight_decay: The optimizer's.
         momentum: Of "sgd".
         labels: "fresh" asks the teacher about every augmented batch; "stored" uses the
             soft labels that images were made for, or the labels of real images (no
@@ -493,7 +493,7 @@ class StudentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(StudentConfig):
-    """A student from a teacher's weights alone: Wang (2021), ZSKD, unoptimised noise.
+    """A student from a teacher's weights alone: Wang (2021), ZSKD, unoptimized noise.
 
     Attributes:
         targets: Soft labels.
@@ -654,9 +654,9 @@ class TeacherTrainingConfig:
         num_epochs: Passes over the training part.
         batch_size: Images in a step, over all devices.
         optimizer: "adamw", or "sgd" with Nesterov's momentum.
-        learning_rate: The optimiser's peak; cosine decay to 0.
+        learning_rate: The optimizer's peak; cosine decay to 0.
         warmup_steps: Steps of linear warm-up.
-        weight_decay: The optimiser's.
+        weight_decay: The optimizer's.
         momentum: Of "sgd".
         max_shift: Largest random shift, in pixels.
         flip: Probability that an image is mirrored.

@@ -1,4 +1,4 @@
-"""What a network is worth on labelled images, and how it is found. Imports no JAX."""
+"""What a network is worth on labeled images, and how it is found. Imports no JAX."""
 
 import pathlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def evaluate(
     reference: Any = None,
     class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Figures of a network on a labelled set, every example counted once.
+    """Figures of a network on a labeled set, every example counted once.
 
     The last batch is padded and the padding masked.
 
@@ -89,7 +89,7 @@ def check_reference(description: Any, other: Any, *, source: str) -> None:
     """Raises CheckpointError where two networks cannot be asked about the same images.
 
     Args:
-        description: Of the network that is evaluated; images are standardised for it.
+        description: Of the network that is evaluated; images are normalized for it.
         other: Of the network that it is compared with.
         source: What names the other one, for the message.
     """

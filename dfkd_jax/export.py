@@ -5,7 +5,7 @@
     python -m dfkd_jax.export --checkpoint=runs/mnist/seed0 --format=npz --output=transfer_set.npz
 
 Formats of a network. The file takes float32 pixels from 0 to 1, [batch, height, width,
-channels] with any batch, standardises them itself and gives logits [batch, classes]:
+channels] with any batch, normalizes them itself and gives logits [batch, classes]:
 
     stablehlo    for JAX, through jax.export; cpu, cuda and tpu in one file; what a user
                  has to know is in a JSON file beside it

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dfkd_jax.errors import ConfigError, StorageError
-from dfkd_jax.synthesis.transfer_set import MOST_NUMBERS
+from dfkd_jax.synthesis.transfer_set import MAX_NUMBERS
 
 FLOAT = 4  # Bytes.
 TRAINED = 4  # Arrays of the size of what Adam changes: itself, its gradient, moments.
@@ -57,10 +57,10 @@ def check(
                 f"{image_shape[1]} pixels. Make it smaller."
             )
     setting, shard, count = _transfer_set(config)
-    if shard * max(pixels, num_classes) > MOST_NUMBERS:
+    if shard * max(pixels, num_classes) > MAX_NUMBERS:
         raise ConfigError(
             f"{setting}={shard:,} is not possible: a shard of so many images of "
-            f"{pixels:,} numbers has more than {MOST_NUMBERS:,}. Make it smaller."
+            f"{pixels:,} numbers has more than {MAX_NUMBERS:,}. Make it smaller."
         )
     if not count:
         return

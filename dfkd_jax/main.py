@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     parallel.configure(cpu_devices=settings.cpu_devices)
     status = pipeline.run(settings, workdir, command=command)
     # Of a status that is none of success, the last word is what to do about it.
-    if not status and isinstance(settings, config.StudentConfig) and hosts.is_first():
+    if not status and isinstance(settings, config.StudentConfig) and hosts.is_primary():
         _say_end(settings, workdir)
     return status
 

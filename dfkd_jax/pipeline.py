@@ -93,15 +93,15 @@ def run(
                 warn_of_images=lambda: _warn(findings.of_transfer_set(workdir)),
             )
         )
-        if not hosts.is_first():
-            return hosts.first_says(None)
+        if not hosts.is_primary():
+            return hosts.broadcast_from_process_0(None)
         figures.loss_curves(workdir)
         results = {
             "experiment": config.name,
             "seed": config.seed,
             **origin,
             "dataset": config.data.source,
-            **made.facts,
+            **made.metadata,
             **_told(config, teacher, made.student, workdir, stopwatch),
             "split": config.data.split,
             "teacher": {
@@ -123,7 +123,7 @@ def run(
         }
         status = _evaluate(config, teacher, made.student, results, workdir, stopwatch)
         pages.write(workdir)
-        return hosts.first_says(status)
+        return hosts.broadcast_from_process_0(status)
 
 
 def _origin(config, method) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _identity(config, functions, *, before):
         before: `run.json` as it is there; empty for a new run.
     """
     settings = dataclasses.asdict(config)
-    # What evaluation reads may change between two starts; real images that are learnt
+    # What evaluation reads may change between two starts; real images that are learned
     # from may not.
     data = settings.pop("data")
     identity = {
@@ -251,7 +251,7 @@ def _fingerprints(before, functions):
     if before:
         return before.get("fingerprints", {})
     ours = {role: network.fingerprint for role, network in functions.items()}
-    return hosts.first_says(ours)
+    return hosts.broadcast_from_process_0(ours)
 
 
 def _evaluate(config, teacher, student, results, workdir, stopwatch):

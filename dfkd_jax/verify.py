@@ -168,7 +168,7 @@ def _config(identity, results):
 
 
 def _teacher(folder, identity, results, sources):
-    """The teacher that the run learnt from, where it can be had."""
+    """The teacher that the run learned from, where it can be had."""
     from dfkd_jax.config import NetworkConfig, from_mapping
     from dfkd_jax.teachers import weights as teachers
 

@@ -11,7 +11,7 @@ import optax
 from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DaflConfig
 from dfkd_jax.methods import soft_targets
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.network import Model
 from dfkd_jax.runtime import optimisation
 from dfkd_jax.runtime.trained import TrainedNetwork
@@ -24,7 +24,7 @@ def check(config: DaflConfig, teacher: TrainedNetwork, student: Model) -> None:
     game.check(config)
 
 
-def make_student(task: Task) -> Made:
+def make_student(task: Task) -> MethodResult:
     """The student, trained if it is not made yet; raises as `game.make_student`."""
     config = task.config
     feature_layer = _find_layer(config, task.teacher).name
@@ -53,9 +53,9 @@ def make_student(task: Task) -> Made:
         generator_optimizer=optax.adam(config.generator.learning_rate),
         student_batches=1,
     )
-    return Made(
+    return MethodResult(
         student=made.student,
-        facts={"feature_layer": feature_layer, **made.facts},
+        metadata={"feature_layer": feature_layer, **made.metadata},
     )
 
 

@@ -10,7 +10,7 @@ import optax
 
 from dfkd_jax.baselines import game, step
 from dfkd_jax.config import DfadConfig
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.network import Model
 from dfkd_jax.runtime.trained import TrainedNetwork
 
@@ -21,7 +21,7 @@ def check(config: DfadConfig, teacher: TrainedNetwork, student: Model) -> None:
     game.check(config)
 
 
-def make_student(task: Task) -> Made:
+def make_student(task: Task) -> MethodResult:
     """The student, trained if it is not made yet; raises as `game.make_student`."""
     config = task.config
     make_step = functools.partial(

@@ -11,7 +11,7 @@ import numpy as np
 from dfkd_jax.baselines import step as steps
 from dfkd_jax.config import GeneratedConfig, kind_of
 from dfkd_jax.methods import soft_targets
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.generator import Generator
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import (
@@ -26,7 +26,7 @@ from dfkd_jax.runtime import (
 from dfkd_jax.synthesis.transfer_set import Manifest, TransferSet
 
 SAMPLED_AT_A_TIME = 250
-LEAST_VARIETY = 0.01  # Of a pixel over images, on the standardised scale.
+MIN_VARIETY = 0.01  # Of a pixel over images, on the normalized scale.
 
 
 def check(config: GeneratedConfig) -> None:
@@ -41,11 +41,11 @@ def make_student(
     student_optimizer: Any,
     generator_optimizer: Any,
     student_batches: int,
-) -> Made:
+) -> MethodResult:
     """The student after the last step, trained if it is not made yet.
 
     A transfer set of generated images with the teacher's answers stays in the work
-    directory, to look at; the student learnt from many more.
+    directory, to look at; the student learned from many more.
 
     Args:
         task: With a `GeneratedConfig`.
@@ -79,15 +79,15 @@ def make_student(
             make_step(**models),
             optimizers=(student_optimizer, generator_optimizer),
         )
-        if hosts.is_first() and samples.missing():
+        if hosts.is_primary() and samples.missing():
             _keep_samples(task, state.generator, samples)
         samples.refresh()
         soft_targets.draw_samples(task, samples)
         return jax.tree.map(np.asarray, optimisation.variables_of(state.student))
 
-    return Made(
-        student=task.student_once(train),
-        facts={
+    return MethodResult(
+        student=task.load_or_train(train),
+        metadata={
             "num_pseudo_samples": config.num_steps
             * config.batch_size
             * student_batches,
@@ -120,7 +120,7 @@ def _train(task, models, step, *, optimizers):
         )
         for (name, shape), optimizer in zip(shapes.items(), optimizers, strict=True)
     }
-    places = np.asarray(hosts.own_part(np.arange(config.batch_size)), np.int32)
+    places = np.asarray(hosts.process_slice(np.arange(config.batch_size)), np.int32)
     return training.train(
         step,
         state=steps.GameState(step=jnp.zeros((), jnp.int32), **states),
@@ -176,9 +176,9 @@ def _keep_samples(task, state, samples):
 
 def warn_if_alike(images: np.ndarray) -> None:
     """Says so where the generator has collapsed: it makes one image of any noise."""
-    if images.std(axis=0).mean() < LEAST_VARIETY:
+    if images.std(axis=0).mean() < MIN_VARIETY:
         progress.warn(
-            "The generator makes the same image of any noise: the student has learnt "
+            "The generator makes the same image of any noise: the student has learned "
             "next to nothing. Lower config.generator.learning_rate, or raise "
             "config.batch_size or config.generator.features, in a new --workdir."
         )

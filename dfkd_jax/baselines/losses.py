@@ -1,4 +1,4 @@
-"""What DAFL's generator minimises besides the activation loss (Chen et al., 2019).
+"""What DAFL's generator minimizes besides the activation loss (Chen et al., 2019).
 
 "Data-Free Learning of Student Networks", ICCV 2019, section 3.2. The activation loss is
 `synthesis.losses.activation_loss`.

@@ -22,7 +22,7 @@ class GameState(struct.PyTreeNode):
 
     Attributes:
         step: Steps done, int32.
-        student: Its parameters, optimiser and other collections.
+        student: Its parameters, optimizer and other collections.
         generator: Likewise.
     """
 
@@ -65,13 +65,13 @@ def make_dafl_step(
 ) -> Callable[..., tuple[GameState, dict[str, Any]]]:
     """`step(state, teacher, batch, key) -> (state, metrics)`, data-parallel.
 
-    The generator G minimises, over the noise z,
+    The generator G minimizes, over the noise z,
 
         one-hot loss + λ_ie · information entropy loss + λ_a · activation loss
 
     of what the teacher says about G(z) (Chen et al., 2019); features are taken after
     their ReLU. The student learns the teacher's answers about the same images, at
-    temperature 1. Both make one optimiser step.
+    temperature 1. Both make one optimizer step.
 
     Args:
         generator: Of images from noise.
@@ -144,7 +144,7 @@ def make_dfad_step(
 ) -> Callable[..., tuple[GameState, dict[str, Any]]]:
     """`step(state, teacher, batch, key) -> (state, metrics)`, data-parallel.
 
-    The student makes `student_steps` optimiser steps, each on new images, down the mean
+    The student makes `student_steps` optimizer steps, each on new images, down the mean
     absolute difference of its logits and the teacher's; then the generator makes one
     up that difference (Fang et al., 2019).
 

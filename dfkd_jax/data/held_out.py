@@ -16,7 +16,7 @@ from dfkd_jax.runtime import arrays, progress
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutSet:
-    """Labelled images and what the labels mean.
+    """Labeled images and what the labels mean.
 
     Attributes:
         name: Of the data set or file.

@@ -85,8 +85,8 @@ IDX_FILES = {
         ),
     },
 }
-MOST_UNPACKED = 500_000_000  # Bytes; CIFAR-10 takes 184 million.
-MOST_MEMBERS = 100_000
+MAX_UNPACKED = 500_000_000  # Bytes; CIFAR-10 takes 184 million.
+MAX_MEMBERS = 100_000
 # What a damaged archive raises, depending on where the damage is.
 UNREADABLE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -119,10 +119,10 @@ def read_members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     Raises:
         tarfile.ReadError: They are larger than any data set's.
     """
-    left = MOST_UNPACKED
+    left = MAX_UNPACKED
     for count, member in enumerate(archive):
         left -= member.size
-        if left < 0 or count > MOST_MEMBERS:
+        if left < 0 or count > MAX_MEMBERS:
             raise tarfile.ReadError("larger than any data set's archive")
         if member.isfile() and (file := archive.extractfile(member)):
             yield member.name.rsplit("/", 1)[-1], file.read()

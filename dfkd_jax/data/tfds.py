@@ -27,7 +27,7 @@ _MEAN_TOLERANCE = 0.02  # Splits of one set differ by at most 0.003.
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in memory.
+    """Labeled images in memory.
 
     Attributes:
         images: `[num, height, width, channels]`, uint8.

@@ -159,7 +159,7 @@ def jitter(
     brightness: float,
     noise: float,
 ) -> Float[Array, "height width channels"]:
-    """Random contrast and brightness, then white noise, on the standardised scale.
+    """Random contrast and brightness, then white noise, on the normalized scale.
 
     Args:
         key: For one image.

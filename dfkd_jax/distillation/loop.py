@@ -99,7 +99,7 @@ def make_augment(config: DistillationConfig) -> Callable[[Any, Any, Any], Any]:
 def inherit(start: Any, variables: Any) -> Any:
     """`start` with what the teacher has under the same name, in the same shape.
 
-    Where both have the same layers after the feature layer, features that are learnt
+    Where both have the same layers after the feature layer, features that are learned
     well then give logits that are.
     """
     theirs = weights.flatten(variables)
@@ -200,7 +200,9 @@ def distil(
             progress.say(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
-            start = parallel.of_the_first(starts.part_of(teacher, student, images))
+            start = parallel.of_the_first(
+                starts.init_from_pruned_teacher(teacher, student, images)
+            )
             stopwatch.add("distillation", time.monotonic() - started)
         elif config.feature_layer:
             start = inherit(start, teacher.variables)

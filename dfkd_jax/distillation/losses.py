@@ -1,4 +1,4 @@
-"""What a student minimises: one value an image."""
+"""What a student minimizes: one value an image."""
 
 import jax
 import jax.numpy as jnp

@@ -29,7 +29,7 @@ RIDGE = 1e-3  # Of the mean square of a layer's inputs: the pull of the old kern
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class LayerGraph:
     """What of a network matters here.
 
     Attributes:
@@ -56,7 +56,7 @@ def check(*, teacher: Network, student: Model) -> None:
 def obstacle(*, teacher: Network, student: Model) -> str:
     """Returns why the student cannot start as a part of the teacher, or nothing."""
     shape = teacher.description.image_shape
-    theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
+    theirs, own = layer_graph(teacher.model, shape), layer_graph(student, shape)
     return (
         _different_layers(theirs, own)
         or _unfit(teacher.model, shape)
@@ -65,7 +65,7 @@ def obstacle(*, teacher: Network, student: Model) -> str:
     )
 
 
-def part_of(
+def init_from_pruned_teacher(
     teacher: Network,
     student: Model,
     images: Float[Array | np.ndarray, "n height width channels"],
@@ -78,16 +78,18 @@ def part_of(
         images: Normalized.
     """
     shape = images.shape[1:]
-    theirs, own = anatomy(teacher.model, shape), anatomy(student, shape)
+    theirs, own = layer_graph(teacher.model, shape), layer_graph(student, shape)
     variables = weights.flatten(teacher.variables)
     kept = choose_units(teacher, images, theirs=theirs, own=own)
-    start = cut(variables, kept, theirs=theirs, own=own)
+    start = slice_variables(variables, kept, theirs=theirs, own=own)
     with progress.track("start", total=len(kept), done=0, unit="layers") as update:
         for place, name in enumerate(own.layers, 1):
             ask = functools.partial(_sums, teacher.model, student, name, kept[name])
             is_convolution = len(own.layers[name].kernel_shape) > 2
             some = images[:CONV_IMAGES] if is_convolution else images
-            start |= fit(name, start, *_add_up(jax.jit(ask), (variables, start), some))
+            start |= fit_least_squares(
+                name, start, *_add_up(jax.jit(ask), (variables, start), some)
+            )
             update(place)
     return weights.unflatten(start, source="The student")
 
@@ -96,8 +98,8 @@ def choose_units(
     teacher: Network,
     images: Float[Array | np.ndarray, "n height width channels"],
     *,
-    theirs: Anatomy,
-    own: Anatomy,
+    theirs: LayerGraph,
+    own: LayerGraph,
 ) -> dict[str, np.ndarray]:
     """Which units of the teacher's layers the student keeps, in their order.
 
@@ -125,7 +127,7 @@ def choose_units(
         mean = first / count
         kernel = variables[f"params/{names[place + 1]}/kernel"]
         kernel = kernel.reshape(-1, units[place], kernel.shape[-1])
-        kept[names[place]] = stand_ins(
+        kept[names[place]] = select_channels(
             second / count - np.outer(mean, mean),
             np.einsum("wio,wjo->ij", kernel, kernel, optimize=True),
             number=own.layers[names[place]].num_units,
@@ -133,7 +135,7 @@ def choose_units(
     return kept
 
 
-def stand_ins(
+def select_channels(
     covariance: np.ndarray, weights: np.ndarray, *, number: int
 ) -> np.ndarray:
     """Units from which the others can best be told linearly, in their order.
@@ -162,12 +164,12 @@ def stand_ins(
     return np.flatnonzero(~free)
 
 
-def cut(
+def slice_variables(
     variables: Mapping[str, Any],
     kept: Mapping[str, np.ndarray],
     *,
-    theirs: Anatomy,
-    own: Anatomy,
+    theirs: LayerGraph,
+    own: LayerGraph,
 ) -> dict[str, Any]:
     """The student's variables by name: the teacher's, of the kept units alone."""
     before = dict(zip(theirs.layers, [None, *theirs.layers], strict=False))
@@ -190,7 +192,7 @@ def cut(
     return start
 
 
-def fit(
+def fit_least_squares(
     name: str, start: Mapping[str, Any], squares: np.ndarray, products: np.ndarray
 ) -> dict[str, Any]:
     """Kernel and bias of a layer by least squares, drawn to what they are a little.
@@ -254,15 +256,15 @@ def _inputs(model, variables, images):
     return looked, looked.inputs(tree, images, plan=fast.best())
 
 
-def anatomy(model: Model, shape: tuple[int, ...]) -> Anatomy:
-    """The anatomy of a network for images of (height, width, channels)."""
+def layer_graph(model: Model, shape: tuple[int, ...]) -> LayerGraph:
+    """The layer graph of a network for images of (height, width, channels)."""
     variables = model.shapes(shape)
     looked = model.graph(variables, shape)
     layers = {
         name: each for name, each in looked.layers.items() if each.kernel_layer == name
     }
     flat = weights.flatten(variables)
-    return Anatomy(
+    return LayerGraph(
         layers=layers,
         owners=looked.owners(),
         shapes={path: leaf.shape for path, leaf in flat.items()},
@@ -294,7 +296,7 @@ def _different_shapes(theirs, own):
         return f"the teacher has no {min(missing)}"
     kept = {name: np.arange(layer.num_units) for name, layer in own.layers.items()}
     blank = {path: np.zeros(shape) for path, shape in theirs.shapes.items()}
-    for path, leaf in cut(blank, kept, theirs=theirs, own=own).items():
+    for path, leaf in slice_variables(blank, kept, theirs=theirs, own=own).items():
         if leaf.shape != own.shapes[path]:
             return (
                 f"{path} is {own.shapes[path]} in the student and "

@@ -1,7 +1,7 @@
 """A trained network as a function of pixels, written so that a product can load it.
 
 What leaves the package takes pixels as a camera or a picture file gives them, divided
-by 255, and standardises them itself:
+by 255, and normalizes them itself:
 
     images   float32 [batch, height, width, channels], 0 to 1, any batch size
     logits   float32 [batch, classes]

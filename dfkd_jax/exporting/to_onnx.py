@@ -35,7 +35,7 @@ def convert(
     output_name: str,
     metadata: Mapping[str, str],
 ) -> bytes:
-    """A serialised ONNX model that computes `function`.
+    """A serialized ONNX model that computes `function`.
 
     Args:
         function: Of one array, closed over its weights.
@@ -81,7 +81,7 @@ def convert(
 
 
 def load(model: bytes) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """Runs a serialised model with ONNX Runtime: named inputs to the first output.
+    """Runs a serialized model with ONNX Runtime: named inputs to the first output.
 
     Raises:
         ExportError: ONNX Runtime is not installed or cannot run it.

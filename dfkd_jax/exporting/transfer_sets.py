@@ -3,7 +3,7 @@
     image   float32 [height, width, channels], pixels from 0 to 1, as cameras give them
     label   float32 [classes], the soft label that the image was made for
 
-Inside the package images are standardised; here they are not, so that a student of
+Inside the package images are normalized; here they are not, so that a student of
 anybody's can be trained on them and then be shown real pictures. Where synthesis ran
 without `pixel_bounds` a pixel may leave the range. A shard is in memory at a time.
 """

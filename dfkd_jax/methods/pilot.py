@@ -63,7 +63,7 @@ def fitting_sigma(draw: Callable[[float, Any], Any]) -> float:
 def settle(
     task: Task, *, find_sigma: Callable[[], float] | None = None
 ) -> tuple[Task, dict[str, dict[str, float]]]:
-    """Returns `task` with numbers for zeros that leave them to the teacher, and facts.
+    """Returns `task` with numbers for zeros left to the teacher, and metadata.
 
     They are measured once: what `pilot.json` in the work directory says is kept.
 
@@ -85,7 +85,7 @@ def settle(
         return task, {}
     path = task.workdir / "pilot.json"
     found: dict[str, float] = {}
-    if hosts.is_first():
+    if hosts.is_primary():
         if not path.exists():
             with progress.busy("Pilot: measuring the teacher"):
                 measured = {"temperature": unit(task.teacher)}
@@ -93,7 +93,7 @@ def settle(
                     measured["sigma"] = find_sigma()
             files.write_json(path, measured, sealed=True)
         found = files.read_object(path)
-    found = hosts.first_says(found)
+    found = hosts.broadcast_from_process_0(found)
     for group, name in left:
         changed = dataclasses.replace(getattr(config, group), **{name: found[name]})
         config = dataclasses.replace(config, **{group: changed})

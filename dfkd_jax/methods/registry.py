@@ -3,7 +3,7 @@
 A method is a module with
 
     check(config, teacher, student)  raises ConfigError before anything is written
-    make_student(task)               returns a `task.Made`; what was finished is kept
+    make_student(task)               returns a `MethodResult`; what was finished is kept
 
 and, where it reads real data, `real_data(config)`: what it reads, in words.
 """

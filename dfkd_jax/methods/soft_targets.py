@@ -2,7 +2,7 @@
 
 The paper's own distribution of soft labels, ZSKD's Dirichlet and DeepInversion's hard
 labels are choices of `config.targets`; images that are left as they start
-(`config.synthesis.num_steps=0`) are the baseline of unoptimised noise.
+(`config.synthesis.num_steps=0`) are the baseline of unoptimized noise.
 
 Two stages leave their results in the work directory and are skipped when these are
 there: `transfer_set/` (synthesis) and `student.safetensors` (distillation).
@@ -27,7 +27,7 @@ from dfkd_jax.config import (
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.errors import ConfigError, did_you_mean
 from dfkd_jax.methods import pilot
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.graph import Layer
 from dfkd_jax.models.network import LOGITS, Model, logits_layer, penultimate
 from dfkd_jax.reporting import figures, soft_labels
@@ -72,7 +72,7 @@ def check_distillation(
     )
 
 
-def make_student(task: Task) -> Made:
+def make_student(task: Task) -> MethodResult:
     """The student; see above.
 
     Raises:
@@ -103,15 +103,15 @@ def make_student(task: Task) -> Made:
         transfer_set=transfer_set,
     )
     student = distil(task, lambda: transfer_set, images="pseudo samples")
-    if hosts.is_first():
+    if hosts.is_primary():
         _keep_soft_labels(task, feature_layer)
-    return Made(
-        student=student, facts=facts(feature_layer.name, transfer_set) | measured
+    return MethodResult(
+        student=student, metadata=metadata(feature_layer.name, transfer_set) | measured
     )
 
 
-def facts(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
-    """For `results.json`: what a student learnt from that has a transfer set."""
+def metadata(feature_layer: str, transfer_set: TransferSet) -> dict[str, Any]:
+    """For `results.json`: what a student learned from that has a transfer set."""
     return {
         "feature_layer": feature_layer,
         "num_pseudo_samples": len(transfer_set),
@@ -189,13 +189,13 @@ def synthesise(
             stopwatch=task.stopwatch,
         )
     draw_samples(task, transfer_set)
-    if hosts.is_first():
+    if hosts.is_primary():
         task.warn_of_images()
 
 
 def draw_samples(task: Task, transfer_set: TransferSet) -> None:
     """Writes `pseudo_samples.png`: images of the transfer set by likeliest class."""
-    if not hosts.is_first():
+    if not hosts.is_primary():
         return
     images, labels = transfer_set.gather(np.arange(min(len(transfer_set), 1_000)))
     with progress.busy("Drawing pseudo samples"):
@@ -239,7 +239,7 @@ def distil(
             stopwatch=task.stopwatch,
         )
 
-    return task.student_once(train)
+    return task.load_or_train(train)
 
 
 def find_layer(name: str, teacher: TrainedNetwork, *, setting: str) -> Layer:

@@ -38,7 +38,7 @@ class Task:
     stopwatch: writers.Stopwatch
     warn_of_images: Callable[[], None]
 
-    def student_once(self, train: Callable[[], Any]) -> TrainedNetwork:
+    def load_or_train(self, train: Callable[[], Any]) -> TrainedNetwork:
         """The student: of the work directory, else with the variables of `train`.
 
         Process 0 writes the latter as `student.safetensors`.
@@ -47,7 +47,7 @@ class Task:
             CheckpointError: The one that is there is damaged or of another run.
         """
         path = self.workdir / "student.safetensors"
-        if hosts.first_says(path.exists()):
+        if hosts.broadcast_from_process_0(path.exists()):
             progress.say("Distillation: done before")
             return _load(path, self.student)
         student = TrainedNetwork(
@@ -55,22 +55,22 @@ class Task:
             variables=weights.as_float32(train(), source="The student"),
             description=self.description,
         )
-        if hosts.is_first():
+        if hosts.is_primary():
             student.save(path, run=mark(self.workdir))
         return student
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
+class MethodResult:
     """A student that is made.
 
     Attributes:
         student: The network.
-        facts: For `results.json`: what it learnt from.
+        metadata: For `results.json`: what it learned from.
     """
 
     student: TrainedNetwork
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def _load(path, model):

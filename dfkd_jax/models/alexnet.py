@@ -12,9 +12,9 @@ class AlexNet(nn.Module):
     """The AlexNet of ZSKD (Nayak et al., 2019, `model_alex_full.py` of their code).
 
     A convolution is followed by ReLU, in the first two blocks by local response
-    normalisation, in the first two and the last by max pooling, and by batch
-    normalisation; a dense layer by ReLU, dropout and batch normalisation. Here the
-    constants of batch normalisation are PyTorch's (TensorFlow's there).
+    normalization, in the first two and the last by max pooling, and by batch
+    normalization; a dense layer by ReLU, dropout and batch normalization. Here the
+    constants of batch normalization are PyTorch's (TensorFlow's there).
     """
 
     conv_features: Sequence[int] = (48, 128, 192, 192, 128)
@@ -41,8 +41,8 @@ class AlexNet(nn.Module):
 class AlexNetWang(nn.Module):
     """The AlexNet of ZSDB3KD (Wang, 2021, `models.py` of its code).
 
-    A convolution is followed by batch normalisation and ReLU, the first, second and
-    last also by max pooling; a dense layer by ReLU, dropout and batch normalisation.
+    A convolution is followed by batch normalization and ReLU, the first, second and
+    last also by max pooling; a dense layer by ReLU, dropout and batch normalization.
     """
 
     conv_features: Sequence[int] = (64, 192, 384, 256, 256)

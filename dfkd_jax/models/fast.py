@@ -7,7 +7,7 @@ Times are in µs an image on one core of a Xeon with AVX-512, for the outputs an
 gradient of the images, inside a `lax.scan`:
 
 - Few inputs and outputs (LeNet-5): `_blocked`, one matrix product over blocks of output
-  pixels. The image is cut into `block × block` tiles (space-to-depth), neighbouring
+  pixels. The image is cut into `block × block` tiles (space-to-depth), neighboring
   tiles are concatenated into patches, and the kernel is laid out once for every output
   pixel of a block. Several output pixels share a patch, which moves far less memory
   than im2col, and the columns are ordered by their place in the pooling window, so that
@@ -123,9 +123,9 @@ class Form(NamedTuple):
     """A convolution, apart from its arrays, in the order batch, space, channels.
 
     Attributes:
-        strides: Between neighbouring outputs, one an axis of space.
+        strides: Between neighboring outputs, one an axis of space.
         padding: Zeros before and after, one pair an axis; negative ones cut.
-        dilation: Between neighbouring entries of the kernel.
+        dilation: Between neighboring entries of the kernel.
         groups: Of channels that do not mix.
         lhs: Axes of the images in that order; `rhs`: of the kernel, space, inputs,
             outputs; `out`: of the outputs.

@@ -1,4 +1,4 @@
-"""The generator that DAFL and DFAD share: noise in, standardised images out."""
+"""The generator that DAFL and DFAD share: noise in, normalized images out."""
 
 import functools
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Generator(nn.Module):
     """A projection, then two upsamplings with convolutions (as DCGAN's, smaller).
 
     The last BatchNorm has no parameters: pixels have mean 0 and variance 1 in a batch,
-    as standardised images do.
+    as normalized images do.
 
     Attributes:
         image_shape: (height, width, channels).
@@ -56,5 +56,5 @@ class Generator(nn.Module):
 
 
 def _twice_as_large(images):
-    """Every pixel four times: nearest-neighbour upsampling."""
+    """Every pixel four times: nearest-neighbor upsampling."""
     return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)

@@ -50,7 +50,7 @@ class GlobalAverage(nn.Module):
 
 
 def batch_norm(*, train: bool, name: str) -> nn.BatchNorm:
-    """Batch normalisation with the constants that PyTorch starts with.
+    """Batch normalization with the constants that PyTorch starts with.
 
     Its momentum of 0.1 is the weight of the new statistics; here 0.9 is the old ones'.
     """
@@ -74,13 +74,13 @@ def local_response_norm(
 
     Args:
         images: `[batch, height, width, channels]`.
-        radius: Neighbours on either side; there are fewer at the ends.
+        radius: Neighbors on either side; there are fewer at the ends.
         alpha: Weight of the sum.
         beta: Exponent.
         bias: Added to the sum; above 0.
     """
     num_channels = images.shape[-1]
-    # Sums over neighbours as a product with a banded matrix and the power through the
+    # Sums over neighbors as a product with a banded matrix and the power through the
     # logarithm: on a CPU twelve times as fast as slices and `**`.
     near = np.abs(np.subtract.outer(range(num_channels), range(num_channels)))
     total = jnp.square(images) @ (near <= radius).astype(images.dtype)

@@ -1,6 +1,6 @@
 """Charts as inline SVG: numbers in, markup out.
 
-Colours are the page's CSS variables, so a chart follows light and dark. Text and names
+Colors are the page's CSS variables, so a chart follows light and dark. Text and names
 are escaped. Every chart says in words what it shows, for those who do not see it.
 """
 
@@ -24,7 +24,7 @@ class Line:
     Attributes:
         x: `[n]`.
         y: `[n]`, finite.
-        colour: CSS colour.
+        colour: CSS color.
         dashes: SVG dash pattern; empty for a whole line.
         faint: Behind the others.
     """
@@ -50,7 +50,7 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
 
 
 def colour(index: int, count: int) -> str:
-    """One of `count` colours that can be told apart, light enough for either mode."""
+    """One of `count` colors that can be told apart, light enough for either mode."""
     hue = (25 + 360 * index / count) % 360
     return f"oklch(var(--series-lightness) .15 {hue:.0f})"
 
@@ -162,7 +162,7 @@ class _Plane:
 
 
 def _thin(x, y):
-    """At most MAX_POINTS points: means of neighbours."""
+    """At most MAX_POINTS points: means of neighbors."""
     groups = min(MAX_POINTS, len(x))
     return (
         np.array([part.mean() for part in np.array_split(x, groups)]),
@@ -356,7 +356,7 @@ def places(
     *,
     label: str,
 ) -> Markup:
-    """A map: `points` by class, before `others` in grey.
+    """A map: `points` by class, before `others` in gray.
 
     Args:
         points: `[n, 2]` on the scale 0 to 1.

@@ -14,7 +14,7 @@ from dfkd_jax.reporting.run_files import Run
 COMPARED_CLASSES = 10
 COMPARED_PER_CLASS = 3
 MAX_COMPARED = 12  # Experiments whose pseudo samples and curves are shown.
-# Lines and the borders of their keys differ by more than colour.
+# Lines and the borders of their keys differ by more than color.
 DASHES = ("", "6 3", "2 3")
 BORDERS = ("solid", "dashed", "dotted")
 

@@ -12,13 +12,13 @@ PANELS = (
     (
         "synthesis, first batch",
         "cross_entropy",
-        "optimiser step",
+        "optimizer step",
         "cross-entropy",
     ),
     (
         "synthesis, first batch",
         "total_variation",
-        "optimiser step",
+        "optimizer step",
         "total variation",
     ),
     ("distillation", "loss", "step", "distillation loss"),

@@ -75,9 +75,9 @@ def sample_grid(
 
     Args:
         path: PNG file.
-        images: `[n, height, width, channels]`, standardised.
+        images: `[n, height, width, channels]`, normalized.
         labels: `[n, classes]`.
-        mean: Per channel, to undo the standardisation.
+        mean: Per channel, to undo the normalization.
         std: Per channel, likewise.
         class_names: One a class; a column each, or each of MAX_CLASSES of many.
     """
@@ -103,7 +103,7 @@ def sample_grid(
         hspace=0.06,
     )
     for column, k in enumerate(columns):
-        colours = ["tab:orange" if other == k else "0.6" for other in classes]
+        colors = ["tab:orange" if other == k else "0.6" for other in classes]
         heading = figure.add_subplot(grid[0, column])
         heading.set_title(class_names[k], fontsize=10)
         heading.axis("off")
@@ -115,10 +115,10 @@ def sample_grid(
             bar_axis.set_ylim(0, 1)
             bar_axis.set_yticks([])
             if len(classes) > MAX_CLASSES:  # One artist for all of them.
-                bar_axis.vlines(classes, 0, labels[member], colors=colours)
+                bar_axis.vlines(classes, 0, labels[member], colors=colors)
                 bar_axis.set_xticks([])
                 continue
-            bar_axis.bar(classes, labels[member], color=colours)
+            bar_axis.bar(classes, labels[member], color=colors)
             bar_axis.set_xticks(classes, classes, fontsize=5)
             bar_axis.tick_params(length=0, pad=1)
     figure.suptitle(

@@ -87,11 +87,11 @@ def chance_threshold(num_classes: int) -> float:
 
 def _not_data_free(run):
     if not run.data_free:
-        learnt = f"real data ({run.real_data})" if run.real_data else "real data"
+        learned = f"real data ({run.real_data})" if run.real_data else "real data"
         yield Finding(
             "Not data-free",
-            f"This student learnt from {learnt}. It is a baseline to compare with, no "
-            "result of data-free distillation.",
+            f"This student learned from {learned}. It is a baseline to compare with, "
+            "no result of data-free distillation.",
         )
 
 
@@ -113,7 +113,7 @@ def _expected(run):
             "A student of an unknown kind",
             f"It is expected to agree with its teacher on {share} of real images, but "
             "no student like it was among those that this estimate was made with: "
-            "measure it on some labelled images before it is used.",
+            "measure it on some labeled images before it is used.",
         )
 
 
@@ -133,7 +133,7 @@ def _evaluated(run):
         yield Finding(
             "Teacher hardly better than chance",
             f"It is right on {teacher['accuracy']:.2%} of the {run.split} set. Its "
-            "weights may be of another task, or the standardisation of images (mean, "
+            "weights may be of another task, or the normalization of images (mean, "
             "std) or the order of the classes may be another one.",
         )
     if student:

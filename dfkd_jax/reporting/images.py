@@ -12,7 +12,7 @@ LARGEST_SIDE = 48  # Of a thumbnail, in pixels.
 
 
 def to_pixels(images: np.ndarray, *, mean: Any, std: Any) -> np.ndarray:
-    """Standardised images `[…, channels]` on the scale 0 to 1, clipped to it."""
+    """Normalized images `[…, channels]` on the scale 0 to 1, clipped to it."""
     return np.clip(images * np.asarray(std) + np.asarray(mean), 0, 1)
 
 
@@ -26,9 +26,9 @@ def shrink(pixels: np.ndarray, *, largest: int) -> np.ndarray:
 
 
 def shown(pixels: np.ndarray) -> np.ndarray:
-    """`[height, width, channels]` as pictures take it: without channels where grey.
+    """`[height, width, channels]` as pictures take it: without channels where gray.
 
-    One channel is grey, three are colour, four are colour and opacity; of any other
+    One channel is gray, three are color, four are color and opacity; of any other
     number the mean is shown.
     """
     if pixels.shape[-1] in (3, 4):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfkd_jax.runtime import progress
 
-LEAST_DISTINCT = 100  # Rows; of fewer there is no map worth looking at.
+MIN_DISTINCT = 100  # Rows; of fewer there is no map worth looking at.
 PERPLEXITY = 30.0
 
 
@@ -41,7 +41,7 @@ def tsne(sets: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     from sklearn.manifold import TSNE
 
     rows = np.concatenate(sets).astype(np.float32)
-    if len(np.unique(rows.round(4), axis=0)) < LEAST_DISTINCT:
+    if len(np.unique(rows.round(4), axis=0)) < MIN_DISTINCT:
         return None
     with _one_thread():
         places = TSNE(

@@ -17,8 +17,8 @@ from dfkd_jax.reporting.figures import MAX_CLASSES, PER_CLASS
 from dfkd_jax.reporting.run_files import Run
 
 MAX_TABLE = 12  # Classes of a confusion matrix with numbers.
-# Percent of the colour in a cell from which white (in light mode) or black (in dark
-# mode) is the text colour with more contrast; computed from the colours in style.css.
+# Percent of the color in a cell from which white (in light mode) or black (in dark
+# mode) is the text color with more contrast; computed from the colors in style.css.
 WHITE_IN_LIGHT = {"hit": 85, "error": 91}
 BLACK_IN_DARK = {"hit": 63, "error": 61}
 MAX_ROWS = 20  # Classes of an open table.
@@ -305,7 +305,7 @@ def _map(run):
                     run.class_names,
                     label=f"Map of {len(classes):,} soft labels of "
                     f"{DISTRIBUTION_NAMES[name]}, {len(np.unique(classes))} of "
-                    f"{len(run.class_names)} classes; the other distribution in grey",
+                    f"{len(run.class_names)} classes; the other distribution in gray",
                 ),
             }
         )

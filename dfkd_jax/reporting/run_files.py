@@ -51,7 +51,7 @@ class Run:
     Attributes:
         folder: Where it is.
         config: All settings but where the test set is.
-        description: Of the student: classes, image shape, standardisation.
+        description: Of the student: classes, image shape, normalization.
         teacher_sha256: Digest of the teacher's weights.
         data_free: Whether the student learns without real data.
         real_data: What real data it learns from, in words.

@@ -38,7 +38,7 @@ def print_summary(results: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     if not results["data_free"]:
-        progress.say(f"NOT data-free: the student learnt from {results['real_data']}.")
+        progress.say(f"NOT data-free: the student learned from {results['real_data']}.")
     seconds = results["seconds"]
     agreement = student["evaluation"]["agreement_with_teacher"]
     progress.say(

@@ -143,7 +143,7 @@ def labelled(
 def pixels(
     images: Any, *, image_shape: Sequence[int] | None = None, whole: bool = False
 ) -> np.ndarray:
-    """Images as a network of this package is shown them, before they are standardised.
+    """Images as a network of this package is shown them, before they are normalized.
 
     Bytes do not say which number is white. In a whole set that uses less than half of
     them it may be 1, 16 or 100 as well as 255, so such sets are refused: whoever
@@ -240,7 +240,7 @@ def _check_floats(low, high):
         remedy = "give (images + 1) / 2 if they go from -1 to 1"
     elif low < 0 and high < 16:
         remedy = (
-            "give images * std + mean if they are standardised, which is done here; "
+            "give images * std + mean if they are normalized, which is done here; "
             "clip what an interpolation overshot"
         )
     elif low < 0:

@@ -38,7 +38,7 @@ def cutout(
     *,
     size: int,
 ) -> Float[Array, "height width channels"]:
-    """The image with a square of `size` pixels a side set to 0, the mean colour.
+    """The image with a square of `size` pixels a side set to 0, the mean color.
 
     Its place is anywhere that leaves its middle in the image, so that it may reach
     beyond the border (DeVries and Taylor, 2017).

@@ -37,7 +37,7 @@ def open_checkpoints(
     policies: Any = ocp.training
     with files.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if hosts.is_first():
+        if hosts.is_primary():
             _clear(folder)
         hosts.barrier()
         checkpointer = policies.Checkpointer(
@@ -107,13 +107,13 @@ def save(
     Raises:
         StorageError: It cannot be written; the disk is full, say.
     """
-    state = parallel.of_all_processes(state, split=split)
+    state = parallel.to_global(state, split=split)
     path = pathlib.Path(checkpointer.directory) / str(step)
-    if hosts.is_first():
+    if hosts.is_primary():
         with files.atomic_write(_beginning(path.parent)) as temporary:
             temporary.write_text(path.name)
     try:
-        if checkpointer.save(step, state, force=force) and hosts.is_first():
+        if checkpointer.save(step, state, force=force) and hosts.is_primary():
             _seal(path)
     except Exception as error:
         if number := files.storage_errno(error):
@@ -138,18 +138,18 @@ def restore_or(
         return state
     path = pathlib.Path(checkpointer.directory) / str(latest.step)
     problem = problem_of(path, workdir.mark(path.parents[1]))
-    if problem := hosts.first_says(problem):
+    if problem := hosts.broadcast_from_process_0(problem):
         raise _refused(path, problem)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding
         ),
-        parallel.of_all_processes(state, split=split),
+        parallel.to_global(state, split=split),
     )
     try:
         with _quiet_threads():
             restored = checkpointer.load(latest, abstract_state=abstract)
-        return parallel.of_this_process(restored, split=split)
+        return parallel.to_local(restored, split=split)
     except Exception as error:  # Orbax, TensorStore and JAX raise kinds of their own.
         raise _not_restored(path, error) from error
 

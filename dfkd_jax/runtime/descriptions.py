@@ -9,8 +9,8 @@ import numpy as np
 
 from dfkd_jax.errors import CheckpointError
 
-MOST_CLASSES = 1_000_000
-MOST_PIXELS = 2**28  # Numbers in an image.
+MAX_CLASSES = 1_000_000
+MAX_PIXELS = 2**28  # Numbers in an image.
 MIN_STD = 1e-6  # Images that differ by less are one shade; float32 has no more digits.
 
 
@@ -22,7 +22,7 @@ class Description:
         network: A name of `models/registry.py`, or "package.module:Class".
         num_classes: Number of logits.
         image_shape: (height, width, channels).
-        mean: Per channel, on the pixel scale 0 to 1; images are standardised with it.
+        mean: Per channel, on the pixel scale 0 to 1; images are normalized with it.
         std: Per channel, likewise.
         dataset: What the network was trained to classify; empty if that has no name.
         arguments: Fields of the linen module besides the number of classes.
@@ -96,10 +96,10 @@ def problem_of(found: Description) -> str:
         return "names must be texts"
     if not isinstance(found.arguments, Mapping):
         return "arguments must be an object"
-    if type(found.num_classes) is not int or not 0 < found.num_classes <= MOST_CLASSES:
+    if type(found.num_classes) is not int or not 0 < found.num_classes <= MAX_CLASSES:
         return f"{found.num_classes!r} classes"
     if not all(type(size) is int and size > 0 for size in shape) or (
-        len(shape) != 3 or math.prod(shape) > MOST_PIXELS
+        len(shape) != 3 or math.prod(shape) > MAX_PIXELS
     ):
         return f"images of shape {shape!r}"
     return pixels_problem(found.mean, found.std, channels=shape[2])

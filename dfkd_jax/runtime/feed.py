@@ -28,7 +28,7 @@ def indices(
     over the images is a permutation of its own. Nothing is carried from one call to the
     next, so a run can go on anywhere.
     """
-    positions = hosts.own_part(np.arange(start, start + count))
+    positions = hosts.process_slice(np.arange(start, start + count))
     epochs, places = np.divmod(positions, num_images)
     chosen = np.empty(len(epochs), np.int64)
     for epoch in np.unique(epochs):

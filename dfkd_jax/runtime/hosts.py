@@ -50,7 +50,7 @@ def count() -> int:
     return _count
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that prints and writes results."""
     return _index == 0
 
@@ -62,7 +62,7 @@ def backends_started() -> bool:
     return xla_bridge.backends_are_initialized()
 
 
-def own_part(sequence: T) -> T:
+def process_slice(sequence: T) -> T:
     """This process's equal share of what all processes see alike."""
     size = len(sequence) // _count
     return sequence[_index * size : (_index + 1) * size]
@@ -74,12 +74,12 @@ def barrier() -> None:
         _client.wait_at_barrier(f"dfkd_jax/{next(_order)}", WAIT_MILLISECONDS)
 
 
-def first_says(value: Any) -> Any:
+def broadcast_from_process_0(value: Any) -> Any:
     """What process 0 gives as `value` (JSON), in every process. Order as `barrier`."""
     if _count == 1:
         return value
     key = f"dfkd_jax/{next(_order)}"
-    if is_first():
+    if is_primary():
         _client.key_value_set(key, json.dumps(value))
         return value
     return json.loads(_client.blocking_key_value_get(key, WAIT_MILLISECONDS))
@@ -248,7 +248,7 @@ def leave(status: int) -> None:
             # It concerns all of them; whoever is first to go takes the others along.
             with contextlib.suppress(Exception):
                 _client.wait_at_barrier("dfkd_jax/stopped", LEAVE_MILLISECONDS)
-            time.sleep(0.5 * is_first())
+            time.sleep(0.5 * is_primary())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

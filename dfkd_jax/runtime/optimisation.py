@@ -1,4 +1,4 @@
-"""Optimiser steps that teacher and student share: pure, and data-parallel."""
+"""Optimizer steps that teacher and student share: pure, and data-parallel."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def warmup_cosine(peak: float, *, warmup_steps: int, num_steps: int) -> optax.Sc
 def make_optimizer(
     name: str, schedule: optax.Schedule, *, weight_decay: float, momentum: float
 ) -> optax.GradientTransformation:
-    """The optimiser called "adamw" or "sgd".
+    """The optimizer called "adamw" or "sgd".
 
     Args:
         name: "sgd" is with Nesterov's momentum.
@@ -90,7 +90,7 @@ def update(
     """`state` one step on, inside a data-parallel step, and the metrics.
 
     Gradients, metrics and what the network carries besides parameters are averaged over
-    devices: BatchNorm normalises with the statistics of a device's part of the batch
+    devices: BatchNorm normalizes with the statistics of a device's part of the batch
     and keeps the mean of them. The norms of the gradient and of the new parameters join
     the metrics: whatever goes wrong shows in one of them.
     """

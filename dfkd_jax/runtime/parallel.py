@@ -190,7 +190,7 @@ def put_split(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec(AXIS)))
 
 
-def of_all_processes(tree: Any, *, split: bool) -> Any:
+def to_global(tree: Any, *, split: bool) -> Any:
     """The arrays of all processes as one, for checkpoints; copies nothing.
 
     Args:
@@ -213,8 +213,8 @@ def of_the_first(tree: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(tree)
 
 
-def of_this_process(tree: Any, *, split: bool) -> Any:
-    """The inverse of `of_all_processes`."""
+def to_local(tree: Any, *, split: bool) -> Any:
+    """The inverse of `to_global`."""
     if hosts.count() == 1:
         return tree
     return _on(jax.local_devices(), tree, split)
@@ -283,10 +283,10 @@ def map_devices(function: Callable[..., Any]) -> Callable[..., Any]:
 def mean(tree: Any) -> Any:
     """The mean over devices, inside a `data_parallel` step.
 
-    Leaves travel as one vector, in one collective: fewer waits, and see `settle`. On a
-    CPU every device adds up the parts in the order of devices, so that the answer is
-    the same to the last bit however devices are shared out over processes; elsewhere
-    the hardware's own reduction is worth more.
+    Leaves travel as one vector, in one collective: fewer waits, and see
+    `block_on_cpu`. On a CPU every device adds up the parts in the order of devices, so
+    that the answer is the same to the last bit however devices are shared out over
+    processes; elsewhere the hardware's own reduction is worth more.
     """
     vector, unravel = ravel_pytree(tree)
     if jax.default_backend() == "cpu":
@@ -309,7 +309,7 @@ def all_finite(tree: Any) -> bool:
     return not leaves or bool(_all_finite(leaves))
 
 
-def settle(outputs: Any) -> None:
+def block_on_cpu(outputs: Any) -> None:
     """Waits for a step with communication, on a CPU only.
 
     XLA runs CPU devices on a pool of as many threads. A later step of one device that

@@ -1,7 +1,7 @@
 """Networks that compute in bfloat16 while what they keep stays float32.
 
 Accelerators multiply bfloat16 matrices several times as fast as float32 ones, and
-activations take half the memory. Parameters, their optimiser, images, running
+activations take half the memory. Parameters, their optimizer, images, running
 statistics, logits, features, losses and gradients stay float32: a value is rounded on
 its way into the network alone (mixed precision after Micikevicius et al., 2018, whose
 loss scaling bfloat16 does not need: it has the range of float32).

@@ -27,7 +27,7 @@ BYTES_PER_CALL = 2**25
 TELLING = ("agreement", "divergence")  # Shown in place of the loss where there are.
 
 
-def several(step: Callable[..., Any]) -> Callable[..., Any]:
+def scan_steps(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step(state, constants, batch, key)`, repeated over the first axis of the batch.
 
     Returns:
@@ -86,7 +86,7 @@ def train(
         StorageError: A checkpoint or a record cannot be written.
     """
     state, constants, key = parallel.replicate((state, constants, key))
-    call = parallel.data_parallel(several(step))
+    call = parallel.data_parallel(scan_steps(step))
     # Logs and checkpoints fall between two calls, of any number of processes.
     own_batch = jax.tree.leaves(read(1))
     per_call = _steps_per_call(
@@ -124,7 +124,7 @@ def train(
             for first, batch in zip(calls, batches, strict=True):
                 with jax.transfer_guard("disallow"):
                     state, metrics = call(state, constants, batch, key)
-                parallel.settle(metrics)
+                parallel.block_on_cpu(metrics)
                 done = _last(first, per_call)
                 last = done == num_steps
                 # Asked about every step: processes agree on one that none has passed.

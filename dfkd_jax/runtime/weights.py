@@ -20,7 +20,7 @@ from dfkd_jax.runtime import files
 from dfkd_jax.runtime.descriptions import Description, describe
 
 FORMAT = "dfkd_jax-1"
-MOST_HEADER_BYTES = 16 * 2**20  # Some 100,000 tensors.
+MAX_HEADER_BYTES = 16 * 2**20  # Some 100,000 tensors.
 # Of safetensors, in NumPy's words; bfloat16 becomes float32.
 DTYPES = {
     "F64": "<f8",
@@ -216,7 +216,7 @@ def _check_header(path):
     """Before anything is made from a header: it must be of a sensible size."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > MOST_HEADER_BYTES:
+    if size > MAX_HEADER_BYTES:
         raise ValueError(f"its header claims {size:,} bytes")
 
 

@@ -27,11 +27,11 @@ def in_place(folder: pathlib.Path) -> dict[str, Any]:
         StorageError: The folder is somebody else's.
     """
     found = {}
-    if hosts.is_first():
+    if hosts.is_primary():
         files.check_owned(folder, RECORD)
         path = folder / RECORD
         found = records.read(path) if path.exists() else {}
-    return hosts.first_says(found)
+    return hosts.broadcast_from_process_0(found)
 
 
 @contextlib.contextmanager
@@ -52,10 +52,10 @@ def open_workdir(folder: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[
     path = folder / RECORD
     with (
         files.lock(folder, record=RECORD)
-        if hosts.is_first()
+        if hosts.is_primary()
         else contextlib.nullcontext()
     ):
-        if hosts.is_first() and not path.exists():
+        if hosts.is_primary() and not path.exists():
             files.write_json(path, identity, sealed=True)
         _meet_in(folder)
         differences = compare(files.read_object(path), identity)
@@ -75,8 +75,8 @@ def _meet_in(folder):
     if hosts.count() == 1:
         return
     path = folder / ".processes.json"
-    mark = hosts.first_says(secrets.token_hex(8))
-    if hosts.is_first():
+    mark = hosts.broadcast_from_process_0(secrets.token_hex(8))
+    if hosts.is_primary():
         files.write_json(path, {"mark": mark, "count": hosts.count()})
     hosts.barrier()
     deadline = time.monotonic() + SHARED_SECONDS

@@ -48,7 +48,7 @@ class MetricWriter:
 @contextlib.contextmanager
 def open_writer(path: pathlib.Path, *, stage: str) -> Iterator[MetricWriter]:
     """A MetricWriter that is closed at the end; it writes in process 0 alone."""
-    path = path if hosts.is_first() else pathlib.Path(os.devnull)
+    path = path if hosts.is_primary() else pathlib.Path(os.devnull)
     writer = MetricWriter(path, stage=stage)
     try:
         yield writer
@@ -90,5 +90,5 @@ class Stopwatch:
     def add(self, stage: str, seconds: float) -> None:
         """Adds to a stage and keeps the sum on disk."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        if hosts.is_first():
+        if hosts.is_primary():
             write_json(self._path, self.seconds)

@@ -2,7 +2,7 @@
 
 Ellipses, polygons, strokes and arcs, filled with flat shades, gradients, gratings and
 clouds; half of them symmetric, most on a dark ground. They look like nothing in
-particular and a little like everything: unoptimised, such images distil where noise
+particular and a little like everything: unoptimized, such images distil where noise
 does not (Nayak et al., WACV 2021; Frank and Davis, CVPR 2025). No number here was
 chosen for a data set.
 
@@ -151,9 +151,9 @@ def _middle(size):
 
 
 def _texture(numbers, x, y, channels):
-    """`[height, width, channels]`: one colour, or from one colour to another."""
+    """`[height, width, channels]`: one color, or from one color to another."""
     kind, angle, offset, rate, phase = numbers.even[:5]
-    # Colours between grey and any; one channel has shades alone.
+    # Colors between gray and any; one channel has shades alone.
     grey, saturation = numbers.even[5:7, None], numbers.even[7] if channels > 1 else 0.0
     colours = numbers.even[8:].reshape(2, channels)
     low, high = (1 - saturation) * grey + saturation * colours

@@ -116,7 +116,7 @@ def synthesise(
             # Where fewer shards than devices are left, the rest repeats the last one.
             padded = shards + shards[-1:] * (devices - len(shards))
             images, labels, metrics, stop = work.make(padded)
-            for place, position in enumerate(hosts.own_part(range(devices))):
+            for place, position in enumerate(hosts.process_slice(range(devices))):
                 if position < len(shards):
                     transfer_set.add(shards[position], images[place], labels[place])
             scalars = {name: value[:, -1].mean() for name, value in metrics.items()}
@@ -218,7 +218,7 @@ class _Rounds:
         """
         run, num_steps = self._programs, self._config.num_steps
         size = self._manifest.shard_size
-        first_index = np.asarray(hosts.own_part(shards))[:, None] * size
+        first_index = np.asarray(hosts.process_slice(shards))[:, None] * size
         index = parallel.put_split(first_index + np.arange(size))
         labels = run.draw(run.key, index)
         drawn = np.asarray(labels)
@@ -270,7 +270,7 @@ class _Cadence:
         if not self._calls and call > 1:
             jax.block_until_ready(metrics)
             fitting = math.ceil(self._seconds / (time.monotonic() - started))
-            self._calls = hosts.first_says(max(1, fitting))
+            self._calls = hosts.broadcast_from_process_0(max(1, fitting))
         elif not self._calls:
             jax.block_until_ready(metrics)
         return self._calls > 0 and call % self._calls == 0
@@ -289,7 +289,7 @@ def _fetch(history, shards, begun):
 
 
 def _write_steps(workdir, num_steps, metrics):
-    """How the first batch came about, optimiser step by optimiser step."""
+    """How the first batch came about, optimizer step by optimizer step."""
     with writers.open_writer(
         workdir / "metrics.jsonl", stage="synthesis, first batch"
     ) as writer:
@@ -312,7 +312,7 @@ def _save(checkpointer, number, shards, state):
 
 def _on_every_device(shards):
     """All shards of a round, `[devices, shards]`: processes must agree on a resume."""
-    devices = len(hosts.own_part(shards))
+    devices = len(hosts.process_slice(shards))
     return parallel.put_split(np.tile(np.asarray(shards), (devices, 1)))
 
 

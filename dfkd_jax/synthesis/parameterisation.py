@@ -1,6 +1,6 @@
-"""How a pseudo sample is written down while it is optimised.
+"""How a pseudo sample is written down while it is optimized.
 
-Optimising pixels gives noise that fools the teacher; optimising a sum of coarse to fine
+Optimizing pixels gives noise that fools the teacher; optimizing a sum of coarse to fine
 grids gives strokes (in our trials the largest single gain of the student).
 """
 
@@ -23,8 +23,8 @@ class Parameterisation(NamedTuple):
 
     Attributes:
         init: `keys [batch]` to parameters, a tree of `[batch, …]`.
-        render: Parameters to standardised images `[batch, height, width, channels]`.
-        project: Parameters after an optimiser step to those that are gone on from.
+        render: Parameters to normalized images `[batch, height, width, channels]`.
+        project: Parameters after an optimizer step to those that are gone on from.
         begin: Pixels `[batch, …]` from 0 to 1 to the parameters that render them.
     """
 

@@ -16,7 +16,7 @@ from dfkd_jax.runtime import augmentation
 def total_variation(
     images: Float[Array, "batch height width channels"],
 ) -> Float[Array, " batch"]:
-    """Sum of absolute differences between neighbours (Mahendran and Vedaldi, 2015)."""
+    """Sum of absolute differences between neighbors (Mahendran and Vedaldi, 2015)."""
     rows = jnp.abs(jnp.diff(images, axis=1)).sum(axis=(1, 2, 3))
     columns = jnp.abs(jnp.diff(images, axis=2)).sum(axis=(1, 2, 3))
     return rows + columns
@@ -25,7 +25,7 @@ def total_variation(
 def squared_norm(
     images: Float[Array, "batch height width channels"],
 ) -> Float[Array, " batch"]:
-    """Sum of squares of the standardised pixels: pulls towards the mean image."""
+    """Sum of squares of the normalized pixels: pulls towards the mean image."""
     return jnp.sum(images**2, axis=(1, 2, 3))
 
 

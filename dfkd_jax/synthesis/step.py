@@ -17,12 +17,12 @@ CANDIDATES = 4  # Procedural images that are drawn for each soft label.
 
 
 class SynthesisState(struct.PyTreeNode):
-    """Images under optimisation on one device. Never averaged across devices.
+    """Images under optimization on one device. Never averaged across devices.
 
     Attributes:
-        step: Optimiser steps done, int32.
+        step: Optimizer steps done, int32.
         params: Parameters of the images, a tree of `[batch, …]`.
-        opt_state: Optimiser state of `params`.
+        opt_state: Optimizer state of `params`.
     """
 
     step: Any
@@ -96,11 +96,11 @@ def make_step(
 ) -> Callable[..., tuple[SynthesisState, dict[str, Any]]]:
     """`step(state, teacher, labels, key) -> (state, metrics)`.
 
-    One call makes `num_steps` optimiser steps in a `lax.scan`. The loss of an image is
+    One call makes `num_steps` optimizer steps in a `lax.scan`. The loss of an image is
 
         CE(y, softmax(T(x)/τ)) + λ_a · L_a(x) + priors(x)
 
-    and their sum over the batch is minimised, so that images do not influence each
+    and their sum over the batch is minimized, so that images do not influence each
     other; but for the `batch_norm` prior, which is of the batch as a whole and counts
     once an image. The batch is a whole shard on one device, so that images do not
     depend on the number of devices even then. Metrics are means over the batch,

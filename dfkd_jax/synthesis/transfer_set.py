@@ -2,7 +2,7 @@
 
     manifest.json       what the set was made from and how big it will be
     shards.jsonl        a line with checksums for each finished shard
-    images-00000.npy    [shard_size, height, width, channels], float32, standardised
+    images-00000.npy    [shard_size, height, width, channels], float32, normalized
     labels-00000.npy    [shard_size, classes], float32
 
 A shard is written whole before its line is; what a killed process left behind has no
@@ -33,8 +33,8 @@ from dfkd_jax.settings import MAX_SHARDS
 
 FORMAT = "dfkd_jax-transfer-set-1"
 SUMS = ("images_sha256", "labels_sha256")
-MOST_LINE = 1_000  # Characters.
-MOST_NUMBERS = 2**32  # In a shard.
+MAX_LINE = 1_000  # Characters.
+MAX_NUMBERS = 2**32  # In a shard.
 # Half of what the system lets a process have open, which is often 1,024.
 OPEN_FILES = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4_096)
 
@@ -78,7 +78,7 @@ class Manifest:
         if self.num_images % self.shard_size or self.num_shards > MAX_SHARDS:
             return f"{self.num_images} images in shards of {self.shard_size}"
         numbers = self.shard_size * max(math.prod(self.image_shape), self.num_classes)
-        return f"{numbers} numbers in a shard" if numbers > MOST_NUMBERS else ""
+        return f"{numbers} numbers in a shard" if numbers > MAX_NUMBERS else ""
 
 
 class TransferSet:
@@ -107,7 +107,7 @@ class TransferSet:
                     f"{path} belongs to another teacher or other settings: choose "
                     "another --workdir."
                 )
-        elif hosts.is_first():
+        elif hosts.is_primary():
             strange = next(folder.glob("*.npy"), None)
             if strange and not any(folder.glob("shards*.jsonl")):
                 raise StorageError(
@@ -209,7 +209,7 @@ class TransferSet:
             The damaged shards (in process 0); `missing` names them from now on.
         """
         damaged = []
-        if hosts.is_first():
+        if hosts.is_primary():
             damaged = self.damaged()
             for shard in damaged:
                 del self._shards[shard]
@@ -308,7 +308,7 @@ def _lines(path):
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for _ in range(2 * MAX_SHARDS):
-            line = file.readline(MOST_LINE)
+            line = file.readline(MAX_LINE)
             if not line:
                 return
             yield line

@@ -149,7 +149,7 @@ def soft_labels(
 ) -> Callable[[Key[Array, " batch"]], Float[Array, "batch classes"]]:
     """Draws soft labels: features of `normal` through the rest of the teacher.
 
-    The normal may favour some classes. With several candidates, each soft label is of
+    The normal may favor some classes. With several candidates, each soft label is of
     a class drawn evenly: the candidate that gives it the highest probability is kept.
 
     Args:

@@ -32,7 +32,7 @@ from dfkd_jax.runtime import files
 
 IGNORE = "$ignore"
 OPTIONS = ("from", "flatten", "transpose")
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> LayerMapping:
         ConfigError: The file is not there, too large, no JSON or no mapping.
     """
     try:
-        content = files.read_bytes(path, max_bytes=MOST_BYTES)
+        content = files.read_bytes(path, max_bytes=MAX_BYTES)
         values = files.parse_json(content.decode())
     except OSError as error:
         raise ConfigError(
@@ -172,7 +172,7 @@ def shipped(network: str, expected: Shapes, held: Shapes) -> LayerMapping | None
 
     - LeNet-5 and its halves: `conv1` (padding 2), `conv2`, `fc1`, `fc2`, `fc3`.
     - `alexnet`: `conv1` to `conv5` (padding 2, 2, 1, 1, 1), `bn1` to `bn7`, `fc1` to
-      `fc3`; local response normalisation with size 5 and alpha 5e-4.
+      `fc3`; local response normalization with size 5 and alpha 5e-4.
     - `alexnet_wang`: `features.0` and so on, `fc1.0`, `fc1.3`, `fc2.0`, `fc2.3`, `fc3`,
       as in the code of ZSDB3KD.
     - ResNets: `conv1`, `bn1`, `layer1.0.conv1` and so on, with either `shortcut.0`,
@@ -243,7 +243,7 @@ def _wang(layer: str) -> str:
         return f"fc{number}.0"
     if kind == "bn" and index >= 5:
         return f"fc{index - 4}.3"
-    # A convolution is followed by normalisation and ReLU, some by pooling too.
+    # A convolution is followed by normalization and ReLU, some by pooling too.
     return f"features.{(0, 4, 8, 11, 14)[index] + (kind == 'bn')}"
 
 

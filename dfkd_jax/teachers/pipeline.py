@@ -59,7 +59,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
     with open_workdir(workdir, identity):
         stopwatch = writers.Stopwatch(workdir / "seconds.json")
         path = workdir / "teacher.safetensors"
-        if hosts.first_says(_is_finished(path)):
+        if hosts.broadcast_from_process_0(_is_finished(path)):
             progress.say(f"Finished before: {path}")
             return 0
 
@@ -89,8 +89,8 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
             workdir=workdir,
             stopwatch=stopwatch,
         )
-        if not hosts.is_first():
-            return hosts.first_says(None)
+        if not hosts.is_primary():
+            return hosts.broadcast_from_process_0(None)
         figures.loss_curves(workdir)
         teacher = TrainedNetwork(
             model=model, variables=variables, description=description
@@ -125,7 +125,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         files.write_json(path.with_suffix(".json"), manifest, sealed=True)
         progress.say(evaluation.table(found["test"]))
         progress.say(f"  {path}\n  {path.with_suffix('.json')}")
-        return hosts.first_says(0)
+        return hosts.broadcast_from_process_0(0)
 
 
 def _is_finished(path):

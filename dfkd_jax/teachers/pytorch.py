@@ -47,11 +47,11 @@ TENSORS = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Batch normalisation counts its batches, averaging its models; nothing needs that.
+# Batch normalization counts its batches, averaging its models; nothing needs that.
 UNUSED = "num_batches_tracked"
 COUNT = "n_averaged"
-MOST_PROBLEMS = 8
-MOST_ENTRIES = 100_000
+MAX_PROBLEMS = 8
+MAX_ENTRIES = 100_000
 
 
 def load(
@@ -284,20 +284,20 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
     if beside:
         raise CheckpointError(
             f"{path} holds tensors besides its state dict "
-            f"({', '.join(beside[:MOST_PROBLEMS])}): save model.state_dict() alone."
+            f"({', '.join(beside[:MAX_PROBLEMS])}): save model.state_dict() alone."
         )
     if not found:
         keys = [str(key) for key in content] if isinstance(content, Mapping) else []
         raise CheckpointError(
             f"{path} holds no state dict, only "
-            + (", ".join(keys[:MOST_PROBLEMS]) or type(content).__name__)
+            + (", ".join(keys[:MAX_PROBLEMS]) or type(content).__name__)
             + ": save model.state_dict()."
         )
     arrays = {}
     for name, tensor in found.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
             raise CheckpointError(
-                f"{path}: tensor {name} is sparse, quantised or complex: save it as "
+                f"{path}: tensor {name} is sparse, quantized or complex: save it as "
                 "dense float32."
             )
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
@@ -322,7 +322,7 @@ def _check_archive(path: pathlib.Path) -> None:
             f"{path} is a TorchScript program, which is code: save its weights with "
             "torch.save(torch.jit.load(path).state_dict(), ...)."
         )
-    if len(entries) > MOST_ENTRIES:
+    if len(entries) > MAX_ENTRIES:
         raise ValueError(f"{len(entries):,} files inside")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("compressed, which torch.save never does")
@@ -342,9 +342,9 @@ def convert(
     What a linen layer holds tells its kind: the kernel of a convolution turns from
     OIHW to HWIO (in any number of dimensions), that of a Dense from [out, in] to [in,
     out], in the order of what was flattened before it; scale, bias, mean and var of a
-    normalisation are its weight, bias, running_mean and running_var. Two things are
+    normalization are its weight, bias, running_mean and running_var. Two things are
     not in a state dict and must be the same in the linen module: the epsilon of
-    normalisations and the padding. Transposed convolutions are not converted.
+    normalizations and the padding. Transposed convolutions are not converted.
 
     Args:
         state_dict: As `read_state_dict` gives it.
@@ -384,10 +384,10 @@ def convert(
     ]
     if problems:
         problems = list(dict.fromkeys(problems))
-        more = len(problems) - MOST_PROBLEMS
+        more = len(problems) - MAX_PROBLEMS
         raise CheckpointError(
             f"{source} does not fit the network. {mapping.origin} leads to:\n  "
-            + "\n  ".join(problems[:MOST_PROBLEMS])
+            + "\n  ".join(problems[:MAX_PROBLEMS])
             + (f"\n  and {more} more." if more > 0 else "")
         )
     return traverse_util.unflatten_dict(converted, sep="/")
@@ -528,7 +528,7 @@ def _channels_last(
 def _after_a_flatten(want: Shapes) -> set[str]:
     """Layers whose number of inputs is no other layer's number of outputs.
 
-    Most of them are Dense layers after a flatten, or normalisations between the two:
+    Most of them are Dense layers after a flatten, or normalizations between the two:
     the order of their inputs has to be known, and the shapes would not give away a
     wrong one. (Others come after a concatenation.)
     """

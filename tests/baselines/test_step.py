@@ -81,7 +81,7 @@ def run(method, *, num_steps=1, **options):
     for _ in range(num_steps):
         batch = parallel.split({"index": np.arange(BATCH, dtype=np.int32)})
         state, metrics = step(state, teacher, batch, key)
-        parallel.settle(metrics)
+        parallel.block_on_cpu(metrics)
     return state, metrics
 
 

@@ -154,7 +154,7 @@ def test_published_cifar10_archive_is_known_by_its_own_checksum(monkeypatch, tmp
 
 
 def test_archive_larger_than_any_data_set_is_not_read(tiny_cifar10, monkeypatch):
-    monkeypatch.setattr(raw_files, "MOST_UNPACKED", 6_000)  # Two members.
+    monkeypatch.setattr(raw_files, "MAX_UNPACKED", 6_000)  # Two members.
     with (
         tarfile.open(tiny_cifar10) as archive,
         pytest.raises(tarfile.ReadError, match="larger than any data set's"),

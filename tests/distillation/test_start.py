@@ -79,7 +79,7 @@ def distance(one, other):
 @pytest.mark.parametrize("name", SOME)
 def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
     teacher, images = make(name, 4)
-    found = start.part_of(teacher, teacher.model, images)
+    found = start.init_from_pruned_teacher(teacher, teacher.model, images)
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, teacher.variables)
     answers = logits(teacher.model, found, images)
     assert distance(answers, teacher.logits(images)) < 1e-2
@@ -104,7 +104,7 @@ def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
         doubled[path] = leaf
     doubled = weights.unflatten(doubled, source="It")
     teacher = described.network(teacher, doubled, images.shape[1:])
-    found = start.part_of(teacher, student.model, images)
+    found = start.init_from_pruned_teacher(teacher, student.model, images)
     wanted = teacher.logits(images)
     assert distance(logits(student.model, found, images), wanted) < 0.1
 
@@ -114,13 +114,15 @@ def test_fitted_layers_are_nearer_than_cut_ones(name):
     """To what the teacher says, on images that they were not fitted on."""
     teacher, images = make(name, 8)
     student = narrow(name, 4)
-    found = start.part_of(teacher, student, images[:200])
+    found = start.init_from_pruned_teacher(teacher, student, images[:200])
     theirs, own = (
-        start.anatomy(model, images.shape[1:]) for model in (teacher.model, student)
+        start.layer_graph(model, images.shape[1:]) for model in (teacher.model, student)
     )
     flat = weights.flatten(teacher.variables)
     kept = start.choose_units(teacher, images[:200], theirs=theirs, own=own)
-    cut = weights.unflatten(start.cut(flat, kept, theirs=theirs, own=own), source="It")
+    cut = weights.unflatten(
+        start.slice_variables(flat, kept, theirs=theirs, own=own), source="It"
+    )
     new, answers = images[200:], teacher.logits(images[200:])
     errors = [
         np.square(logits(student, each, new) - answers).mean() for each in (found, cut)
@@ -133,23 +135,23 @@ def test_stand_ins_by_hand():
     features = np.random.default_rng(0).normal(size=(500, 3))
     features = features[:, [0, 0, 1, 1, 2]] * np.array([1, 2, 3, 1, 2])
     covariance = np.cov(features.T)
-    chosen = set(start.stand_ins(covariance, np.eye(5), number=2))
+    chosen = set(start.select_channels(covariance, np.eye(5), number=2))
     assert len(chosen & {0, 1}) == len(chosen & {2, 3}) == 1
     costs = np.diag([1.0, 1.0, 1e-4, 1e-4, 1.0])
-    assert 4 in start.stand_ins(covariance, costs, number=2)
-    chosen = set(start.stand_ins(covariance, np.eye(5), number=3))
+    assert 4 in start.select_channels(covariance, costs, number=2)
+    chosen = set(start.select_channels(covariance, np.eye(5), number=3))
     assert len(chosen & {0, 1}) == len(chosen & {2, 3}) == len(chosen & {4}) == 1
     np.testing.assert_array_equal(
-        start.stand_ins(covariance, np.eye(5), number=5), np.arange(5)
+        start.select_channels(covariance, np.eye(5), number=5), np.arange(5)
     )
 
 
 def test_images_are_looked_at_in_parts(monkeypatch):
     teacher, images = make("own", 8)
     student = narrow("own", 4)
-    whole = start.part_of(teacher, student, images)
+    whole = start.init_from_pruned_teacher(teacher, student, images)
     monkeypatch.setattr(start, "AT_ONCE", 40)  # The last part is smaller.
-    parts = start.part_of(teacher, student, images)
+    parts = start.init_from_pruned_teacher(teacher, student, images)
     for one, other in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 

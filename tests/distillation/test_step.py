@@ -81,7 +81,7 @@ def take_step(
     for _ in range(num_steps):
         batch = parallel.split(BATCH_OF_EIGHT)
         state, metrics = step(state, teacher, batch, key)
-        parallel.settle(metrics)
+        parallel.block_on_cpu(metrics)
     return state, metrics, teacher
 
 

@@ -247,7 +247,7 @@ def test_a_compressed_pytorch_archive(tmp_path):
 
 
 def test_an_archive_larger_than_any_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(parsers.raw_files, "MOST_UNPACKED", 50)
+    monkeypatch.setattr(parsers.raw_files, "MAX_UNPACKED", 50)
     with pytest.raises(DataUnavailableError, match="unreadable package"):
         parsers.package(parsers._tar({"a": bytes(40), "b": bytes(40)}))
 

@@ -75,9 +75,9 @@ def test_sigma_makes_labels_as_decided_for_any_teacher(scale, kind):
 
 def test_zeros_are_measured_once_and_the_rest_is_left(tmp_path):
     task = Task(config(), teacher(), tmp_path)
-    settled, facts = pilot.settle(task, find_sigma=lambda: 0.5)
+    settled, metadata = pilot.settle(task, find_sigma=lambda: 0.5)
     unit = pilot.unit(task.teacher)
-    assert facts == {"pilot": {"temperature": unit, "sigma": 0.5}}
+    assert metadata == {"pilot": {"temperature": unit, "sigma": 0.5}}
     assert settled.config.targets.sigma == 0.5
     assert settled.config.synthesis.temperature == unit
     assert settled.config.distillation.temperature == unit
@@ -89,8 +89,8 @@ def test_zeros_are_measured_once_and_the_rest_is_left(tmp_path):
     assert again.config.synthesis.temperature == 7.0
     assert again.config.targets.sigma == 0.5
 
-    given, facts = pilot.settle(Task(config(2.0, 3.0), teacher(), tmp_path))
-    assert given.config == config(2.0, 3.0) and not facts
+    given, metadata = pilot.settle(Task(config(2.0, 3.0), teacher(), tmp_path))
+    assert given.config == config(2.0, 3.0) and not metadata
 
 
 def test_methods_without_targets_have_their_temperature(tmp_path):
@@ -111,6 +111,6 @@ def test_a_temperature_that_nothing_looks_at_is_not_measured(tmp_path):
         synthesis=SynthesisConfig(num_steps=0, init="normal"),
         distillation=DistillationConfig(loss="l1"),
     )
-    settled, facts = pilot.settle(Task(idle, teacher(), tmp_path))
-    assert settled.config == idle and not facts
+    settled, metadata = pilot.settle(Task(idle, teacher(), tmp_path))
+    assert settled.config == idle and not metadata
     assert not (tmp_path / "pilot.json").exists()

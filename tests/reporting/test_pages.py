@@ -206,7 +206,7 @@ def test_warnings_are_at_the_top(maker):
     assert "2 warnings Not data-free." in words
     assert words.index("hardly better than chance") < words.index("Student, test")
     # What is only true of data-free runs is not said.
-    assert "means: all that the student learnt" not in words
+    assert "means: all that the student learned" not in words
     assert "only access to real data" not in words
 
 
@@ -217,7 +217,7 @@ def test_pages_of_other_methods(maker, kind):
     origin = what if reads else {"data_free": True}
     page = report(maker.make(kind=kind, origin=origin, changes=origin))
     assert ("NOT data-free: a baseline on real data" in page.text) == reads
-    assert ("learnt from real data (55,000 training images" in page.text) == reads
+    assert ("learned from real data (55,000 training images" in page.text) == reads
     assert ("only access to real data" in page.text) != reads
     assert "Feature layer dense_2" in page.text
 

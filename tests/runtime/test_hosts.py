@@ -16,7 +16,7 @@ def test_each_process_has_an_equal_part(monkeypatch):
     parts = []
     for place in range(3):
         monkeypatch.setattr(hosts, "_index", place)
-        parts += hosts.own_part("abcdef")
+        parts += hosts.process_slice("abcdef")
     assert "".join(parts) == "abcdef"
 
 

@@ -60,10 +60,10 @@ def test_several_steps_in_a_call_are_single_steps_in_turn():
     single = parallel.data_parallel(step)
     for batch in batches:
         alone, metrics = single(alone, constants, parallel.split(batch), key)
-        parallel.settle(metrics)
+        parallel.block_on_cpu(metrics)
         losses.append(float(metrics["loss"]))
     start = parallel.replicate(state())
-    together, metrics = parallel.data_parallel(training.several(step))(
+    together, metrics = parallel.data_parallel(training.scan_steps(step))(
         start,
         constants,
         parallel.split(jax.tree.map(lambda *parts: np.stack(parts), *batches), axis=1),

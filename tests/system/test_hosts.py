@@ -260,10 +260,10 @@ def test_verdict_on_a_process_that_was_killed_itself():
 def test_alone_there_is_nobody_to_wait_for(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     hosts.join(coordinator="", num_processes=None, process_id=None, detect=True)
-    assert (hosts.index(), hosts.count(), hosts.is_first()) == (0, 1, True)
+    assert (hosts.index(), hosts.count(), hosts.is_primary()) == (0, 1, True)
     hosts.barrier()
-    assert hosts.first_says({"a": 1}) == {"a": 1}
-    assert hosts.own_part(range(5)) == range(5)
+    assert hosts.broadcast_from_process_0({"a": 1}) == {"a": 1}
+    assert hosts.process_slice(range(5)) == range(5)
 
 
 def test_slurm_job_of_one_task_is_alone(monkeypatch):

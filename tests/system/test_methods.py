@@ -198,7 +198,7 @@ def _assert_said(command, workdir, variant):
     """That it is not data-free: at the start, at the end, and in every file."""
     warning = f"NOT data-free: the student learns from {REAL[variant]}."
     assert command.stdout.splitlines()[1] == warning
-    assert f"NOT data-free: the student learnt from {REAL[variant]}." in command.stdout
+    assert f"NOT data-free: the student learned from {REAL[variant]}." in command.stdout
     results = read(workdir)
     assert results["data_free"] is False
     assert results["real_data"] == REAL[variant]

@@ -247,7 +247,7 @@ def test_all_that_does_not_fit_is_listed_up_to_a_limit():
     with pytest.raises(CheckpointError) as caught:
         convert({"other.weight": zeros(1)}, values, expected)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 1 + pytorch.MOST_PROBLEMS + 1
+    assert len(lines) == 1 + pytorch.MAX_PROBLEMS + 1
     assert lines[-1].strip() == "and 3 more."  # 10 are missing, 1 is extra.
 
 

@@ -4,7 +4,7 @@ NOT data-free. The loop, the loss and the augmentation are those of the data-fre
 student; real images take the place of pseudo samples. With `distillation.labels`
 "fresh" the student learns what the teacher says about them (Hinton et al., 2015), with
 "stored" their labels. With `images_per_class` there are only a few (as the 200 of
-Kimura et al., 2018, without the pseudo examples that they optimise besides).
+Kimura et al., 2018, without the pseudo examples that they optimize besides).
 """
 
 import time
@@ -12,7 +12,7 @@ import time
 from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import RealDataConfig
 from dfkd_jax.methods import pilot, soft_targets
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.network import Model
 from dfkd_jax.runtime.trained import TrainedNetwork
 
@@ -31,7 +31,7 @@ def check(config: RealDataConfig, teacher: TrainedNetwork, student: Model) -> No
     soft_targets.check_distillation(config.distillation, teacher, student)
 
 
-def make_student(task: Task) -> Made:
+def make_student(task: Task) -> MethodResult:
     """The student, trained if it is not made yet.
 
     Raises:
@@ -54,7 +54,7 @@ def make_student(task: Task) -> Made:
         return images
 
     number = source.count(config.data, images_per_class=config.images_per_class)
-    return Made(
+    return MethodResult(
         student=soft_targets.distil(task, read, images="REAL images"),
-        facts={"num_pseudo_samples": 0, "num_real_images": number} | measured,
+        metadata={"num_pseudo_samples": 0, "num_real_images": number} | measured,
     )

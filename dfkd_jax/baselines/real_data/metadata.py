@@ -19,7 +19,7 @@ from dfkd_jax.baselines.real_data import source
 from dfkd_jax.config import MetadataConfig
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.methods import pilot, soft_targets
-from dfkd_jax.methods.task import Made, Task
+from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.network import Model
 from dfkd_jax.runtime import files, hosts, progress
 from dfkd_jax.runtime.trained import TrainedNetwork
@@ -43,7 +43,7 @@ def check(config: MetadataConfig, teacher: TrainedNetwork, student: Model) -> No
     soft_targets.check_distillation(config.distillation, teacher, student)
 
 
-def make_student(task: Task) -> Made:
+def make_student(task: Task) -> MethodResult:
     """The student; statistics are recorded once and kept in `statistics.npz`.
 
     Raises:
@@ -73,8 +73,8 @@ def make_student(task: Task) -> Made:
         transfer_set=transfer_set,
     )
     student = soft_targets.distil(task, lambda: transfer_set, images="pseudo samples")
-    facts = soft_targets.facts(layer.name, transfer_set)
-    return Made(student=student, facts=facts | measured)
+    metadata = soft_targets.metadata(layer.name, transfer_set)
+    return MethodResult(student=student, metadata=metadata | measured)
 
 
 def statistics(
@@ -105,7 +105,7 @@ def statistics(
 def _recorded(task, layer):
     """The statistics in the work directory; recorded before if they are not there."""
     path = task.workdir / "statistics.npz"
-    if hosts.is_first() and not path.exists():
+    if hosts.is_primary() and not path.exists():
         images = source.load(
             task.config.data,
             description=task.teacher.description,
