@@ -128,16 +128,25 @@ def headline(results: Collection, *, document: pathlib.Path) -> str:
     lines = []
     for row in rows:
         link = os.path.relpath(row.folder, document.parent)
+        with_data = [
+            f"{spread(other.accuracies)} %"
+            for other in results.tasks[row.task]
+            if other.method == STANDARD
+        ]
         lines.append(
             [
                 results.task(row.task),
                 f"{100 * row.first['teacher']['test_accuracy']:.2f} %",
                 f"{spread(row.accuracies)} %",
+                with_data[0] if with_data else "",
                 duration(row.seconds),
                 f"[results]({pathlib.PurePath(link).as_posix()})",
             ]
         )
-    headings = ("data, teacher → student", "teacher", "student", "whole run", "files")
+    headings = (
+        *("data, teacher → student", "teacher", "student", "student *with* the data"),
+        *("whole run", "files"),
+    )
     note = (
         "Test accuracy after the last step, "
         f"{_over_seeds([seed['seed'] for row in rows for seed in row.runs])}; "
