@@ -72,6 +72,7 @@ def _row(found):
         "accuracy": found["student"][f"{split}_accuracy"],
         "agreement": evaluation["agreement_with_teacher"],
         "referee": found["referee"],
+        "spread": found["pilot"]["temperature"],
         "warnings": [text.partition(".")[0] for text in found["warnings"]],
         "seconds": round(sum(found["seconds"].values())),
     }
@@ -139,11 +140,14 @@ def main(folders: Sequence[str]) -> None:
     chosen = [row for row in students if row["part"] == "chosen"]
     judged = [row for row in students if row["part"] == "judged"]
     scores = [referee.score(row["referee"]) for row in chosen]
+    spreads = [row["spread"] for row in chosen]
     calibration = {
         "made_by": "configs/zoo/calibrate.py from results/zoo/students.json",
         "teachers": sorted({row["teacher"] for row in chosen}),
         "num_students": len(chosen),
         "score_range": [round(min(scores), 4), round(max(scores), 4)],
+        # Of teachers' logits; half and twice as large are taken for alike.
+        "spread_range": [round(min(spreads) / 2, 4), round(2 * max(spreads), 4)],
     }
     for title, knows_teachers in (("with_accuracy", True), ("without_accuracy", False)):
         calibration[title] = _calibrate(title, chosen, judged, knows_teachers)

@@ -66,9 +66,9 @@ def judge(teacher: Network, student: Network) -> dict[str, dict[str, float]]:
 
     Returns:
         Of each kind `agreement`, the share of images with the same likeliest class, as
-        a mean over the teacher's classes; `plain`, the same over all images; and
+        a mean over the teacher's classes; `plain`, the same over all images;
         `explained`, the share of the variance of the teacher's logits (less their mean
-        over classes) that the student's have.
+        over classes) that the student's have; and `spread`, how large these logits are.
     """
     found = {}
     for kind, pixels in probes(tuple(teacher.description.image_shape)).items():
@@ -77,6 +77,7 @@ def judge(teacher: Network, student: Network) -> dict[str, dict[str, float]]:
             "agreement": _balanced_agreement(theirs.argmax(-1), own.argmax(-1)),
             "plain": float((theirs.argmax(-1) == own.argmax(-1)).mean()),
             "explained": _explained(theirs, own),
+            "spread": pilot.spread(theirs),
         }
     return found
 
@@ -108,12 +109,20 @@ def estimate(
     kind, _, name = fitted["figure"].partition(".")
     expected = model(fitted, found[kind][name], teacher_accuracy or 1.0)
     margin = fitted["margin"] * deviation(expected)
-    low, high = known["score_range"]
+    # Logits of a network that nobody trained are small, say.
+    spread = found["shapes"].get("spread", known["spread_range"][0])
+    is_like_these = [
+        low <= value <= high
+        for value, (low, high) in (
+            (score(found), known["score_range"]),
+            (spread, known["spread_range"]),
+        )
+    ]
     return {
         "agreement": expected,
         "low": max(expected - margin, 0.0),
         "high": min(expected + margin, 1.0),
-        "is_known": bool(low <= score(found) <= high),
+        "is_known": all(is_like_these),
         "is_poor": bool(expected < POOR),
     }
 

@@ -30,6 +30,7 @@ KINDS: dict[str, Any] = {
         ("accuracy test_accuracy validation_accuracy recall precision", NO_NUMBER),
         ("confidence mean std agreement_with_teacher", NO_NUMBER),
         ("nll expected_calibration_error agreement explained plain low", NUMBER),
+        ("spread", NUMBER),
         ("high", NUMBER),
         ("is_known is_poor", bool),
         ("referee expected changed_from_default", dict),

@@ -39,7 +39,9 @@ def test_a_copy_follows_and_a_stranger_does_not():
     teacher = network(0)
     copy, stranger = (referee.judge(teacher, network(seed)) for seed in (0, 1))
     for kind in ("shapes", "mixed", "noise"):
+        spread = copy[kind].pop("spread")
         assert copy[kind] == {"agreement": 1.0, "plain": 1.0, "explained": 1.0}
+        assert spread == stranger[kind]["spread"] > 0  # The teacher's.
         assert stranger[kind]["explained"] < 0.5
     assert referee.score(copy) == 1 > referee.score(stranger)
 
@@ -61,14 +63,14 @@ def test_estimate_by_hand(monkeypatch, tmp_path):
     without = {"figure": "noise.explained", "offset": 1.0, "slope": 0.5}
     without |= {"hardness": 0.0, "margin": 0.1}
     known = without | {"hardness": 0.5}
-    ranges = {"score_range": [0.4, 0.8]}
+    ranges = {"score_range": [0.4, 0.8], "spread_range": [1.0, 4.0]}
     path.write_text(
         json.dumps(ranges | {"without_accuracy": without, "with_accuracy": known})
     )
     monkeypatch.setattr(referee, "CALIBRATION", path)
 
-    def told(explained, agreement, *accuracy):
-        each = {"agreement": agreement, "explained": explained}
+    def told(explained, agreement, *accuracy, spread=2.0):
+        each = {"agreement": agreement, "explained": explained, "spread": spread}
         kinds = dict.fromkeys(("shapes", "mixed", "noise"), each)
         return referee.estimate(kinds, *accuracy)
 
@@ -81,6 +83,7 @@ def test_estimate_by_hand(monkeypatch, tmp_path):
     assert found["is_known"] and found["is_poor"]
     assert not told(0.99, 0.6)["is_poor"]
     assert not told(0.5, 0.3)["is_known"] and not told(0.5, 0.9)["is_known"]
+    assert not told(0.5, 0.6, spread=0.9)["is_known"]
     # A teacher that errs on a fifth, half of which counts.
     assert told(0.5, 0.6, 0.8)["agreement"] == pytest.approx(share - 0.1)
 
