@@ -144,18 +144,11 @@ class Synthesis:
             )
         )
         self._step = parallel.batch_parallel(
-            synthesis_steps.make_step(
+            synthesis_loop.make_step(
+                config,
                 feature_layer=case.feature_layer,
                 parameterisation=parameterisation,
                 optimizer=optimizer,
-                temperature=config.temperature,
-                activation_weight=config.activation_weight,
-                total_variation=config.total_variation,
-                l2=config.l2,
-                batch_norm=config.batch_norm,
-                batch_norm_distance=config.batch_norm_distance,
-                max_shift=config.max_shift,
-                flip=config.flip,
                 num_steps=num_steps,
             )
         )

@@ -56,7 +56,7 @@ def context(runs: Sequence[Run]) -> dict[str, Any]:
         "accuracies": _accuracies(experiments),
         "warnings": _warnings(keys, groups),
         "runs": [
-            {"key": key, "run": run, "findings": findings.find(run)}
+            {"key": key, "run": run}
             for key, found in zip(keys, groups, strict=True)
             for run in found
         ],
@@ -88,7 +88,6 @@ def _experiment(key, runs):
         "name": runs[0].name,
         "data_free": all(run.data_free for run in runs),
         "seeds": [run.seed for run in runs],
-        "num_evaluated": len(evaluated),
         "student": values("student", "accuracy"),
         "intervals": values("student", "accuracy_interval_95"),
         "teacher": values("teacher", "accuracy"),

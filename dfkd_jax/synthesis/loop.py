@@ -154,6 +154,21 @@ class _Programs:
     teacher: Any
 
 
+def make_step(config: SynthesisConfig, **others: Any) -> Callable[..., Any]:
+    """`step.make_step` with the settings of `config`, and what these do not say."""
+    return steps.make_step(
+        temperature=config.temperature,
+        activation_weight=config.activation_weight,
+        total_variation=config.total_variation,
+        l2=config.l2,
+        batch_norm=config.batch_norm,
+        batch_norm_distance=config.batch_norm_distance,
+        max_shift=config.max_shift,
+        flip=config.flip,
+        **others,
+    )
+
+
 def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
     parameterisation = make_parameterisation(config, teacher.description)
     optimizer = optax.adam(config.learning_rate)
@@ -168,18 +183,11 @@ def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
         draw=draw_images,
         temperature=config.temperature,
     )
-    step = steps.make_step(
+    step = make_step(
+        config,
         feature_layer=feature_layer,
         parameterisation=parameterisation,
         optimizer=optimizer,
-        temperature=config.temperature,
-        activation_weight=config.activation_weight,
-        total_variation=config.total_variation,
-        l2=config.l2,
-        batch_norm=config.batch_norm,
-        batch_norm_distance=config.batch_norm_distance,
-        max_shift=config.max_shift,
-        flip=config.flip,
         num_steps=config.steps_per_call,
     )
     root = rng.stream(jax.random.key(seed), "synthesis")
