@@ -725,6 +725,58 @@ def run(function: Callable, arguments: Any, *, plan: Callable | None = None) -> 
     return out_tree.unflatten(interpret(jaxpr.eqns, env, jaxpr.outvars, plan=plan))
 
 
+def ahead(function: Callable, constants: Any, *arguments: Any) -> Callable:
+    """`function(constants, *arguments)`, what is of constants alone computed now.
+
+    A loop whose body is made so does not turn round the kernels of a frozen network,
+    say, in every step; XLA would. Nothing is kept that is larger than what it is of.
+
+    Args:
+        function: Of constants and arguments.
+        constants: A tree of arrays.
+        *arguments: Trees of arrays; their shapes and dtypes are all that is read.
+
+    Returns:
+        A function of `arguments`.
+    """
+    leaves, tree = jax.tree.flatten((constants, *arguments))
+    closed, out_tree = _trace(function, tree, tuple(map(_aval, leaves)))
+    jaxpr, num_constants = closed.jaxpr, len(jax.tree.leaves(constants))
+    given = zip(jaxpr.invars[:num_constants], leaves[:num_constants], strict=True)
+    env = dict(zip(jaxpr.constvars, closed.consts, strict=True)) | dict(given)
+    known, now = set(env), []
+    for eqn in jaxpr.eqns:
+        if not eqn.effects and known.issuperset(_variables(eqn.invars)):
+            known.update(eqn.outvars)
+            now.append(eqn)
+    read, made, later = set(_variables(jaxpr.outvars)), set(), []
+    for eqn in reversed(jaxpr.eqns):
+        is_kept = known.issuperset(eqn.outvars) and not _grows(eqn)
+        if not is_kept and not read.isdisjoint(eqn.outvars):
+            read.update(_variables(eqn.invars))
+            made.update(eqn.outvars)
+            later.insert(0, eqn)
+    kept = [var for eqn in now for var in eqn.outvars if var in read - made]
+    env |= dict(zip(kept, interpret(now, env, kept), strict=True))
+
+    def run(*arguments):
+        leaves = jax.tree.leaves(arguments)
+        changing = zip(jaxpr.invars[num_constants:], leaves, strict=True)
+        outputs = interpret(later, env | dict(changing), jaxpr.outvars)
+        return out_tree.unflatten(outputs)
+
+    return run
+
+
+def _grows(eqn):
+    """Whether more numbers come out than go in."""
+    sizes = [
+        sum(var.aval.size for var in _variables(atoms))
+        for atoms in (eqn.invars, eqn.outvars)
+    ]
+    return sizes[0] < sizes[1]
+
+
 def interpret(
     eqns: Sequence[Any],
     env: Mapping[Any, Any],
@@ -839,6 +891,14 @@ def _avals(variables):
 @functools.lru_cache(maxsize=32)
 def _cached(function, tree, avals, context):
     del context  # Apart from the arguments, what a trace depends on.
+    made = _trace(function, tree, avals)
+    if _depends_on_more(made[0]):
+        raise _Uncached(made)
+    return made
+
+
+def _trace(function, tree, avals):
+    """The function's flat jaxpr, and the tree of what it returns."""
     out_tree = None
 
     def leafwise(*leaves):
@@ -846,10 +906,7 @@ def _cached(function, tree, avals, context):
         outputs, out_tree = jax.tree.flatten(function(*tree.unflatten(leaves)))
         return outputs
 
-    closed = flat(jax.make_jaxpr(leafwise)(*avals))
-    if _depends_on_more(closed):
-        raise _Uncached((closed, out_tree))
-    return closed, out_tree
+    return flat(jax.make_jaxpr(leafwise)(*avals)), out_tree
 
 
 def _depends_on_more(closed):
@@ -872,7 +929,7 @@ class _Uncached(Exception):
 
 
 def _traced(function, tree, avals) -> tuple[Any, Any]:
-    """The function's flat jaxpr, and the tree of what it returns."""
+    """`_trace`, kept where it can be."""
     return _kept(_cached, function, tree, avals)
 
 

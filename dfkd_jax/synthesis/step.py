@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from dfkd_jax.models import graph
 from dfkd_jax.runtime import rng
 from dfkd_jax.synthesis import losses, priors
 from dfkd_jax.synthesis.parameterisation import Parameterisation
@@ -149,7 +150,8 @@ def make_step(
     def step(state, teacher, labels, key):
         streams = rng.stream(key, "shift"), rng.stream(key, "flip")
 
-        def one_step(state, _):
+        def one_step(constants, state):
+            teacher, labels, *streams = constants
             gradients, metrics = jax.grad(loss, has_aux=True)(
                 state.params,
                 teacher,
@@ -168,6 +170,8 @@ def make_step(
             )
             return state, metrics
 
-        return jax.lax.scan(one_step, state, length=num_steps)
+        constants = (teacher, labels, *streams)
+        ready = graph.ahead(one_step, constants, state)
+        return jax.lax.scan(lambda state, _: ready(state), state, length=num_steps)
 
     return step

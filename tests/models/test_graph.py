@@ -476,6 +476,35 @@ def test_gradients_are_those_of_the_network():
     )
 
 
+def test_what_is_of_constants_alone_is_computed_ahead_of_a_loop():
+    key, kernel = jax.random.key(1), jax.random.normal(KEY, (5, 5))
+    state = jax.random.normal(jax.random.key(2), (7, 5))
+
+    def step(constants, state):
+        key, kernel = constants
+        spread = jnp.broadcast_to(kernel.sum(0), state.shape)
+        noise = jax.random.normal(jax.random.fold_in(key, state[0, 0].astype(int)))
+        return jnp.tanh(state @ jnp.flip(kernel, 0).T + spread) + noise, state.sum()
+
+    ready = graph.ahead(step, (key, kernel), state)
+    for got, expected in zip(ready(state), step((key, kernel), state), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    left = [eqn.primitive.name for eqn in jax.make_jaxpr(ready)(state).eqns]
+    assert "rev" not in left
+    assert left.count("reduce_sum") == 1  # The state's; the kernel's is done,
+    assert "broadcast_in_dim" in left  # and not kept once a row.
+
+    def looped(body):
+        return jax.jit(lambda state: jax.lax.scan(body, state, length=3))(state)
+
+    for got, expected in zip(
+        looped(lambda state, _: ready(state)),
+        looped(lambda state, _: step((key, kernel), state)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 def test_functions_of_more_than_images_keep_what_they_return():
     class Dropped(nn.Module):
         @nn.compact
