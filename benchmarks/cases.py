@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks import networks
 from configs import mnist
 from dfkd_jax.config import DistillationConfig, SynthesisConfig, parse
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.distillation import step as distillation_steps
-from dfkd_jax.models import registry
 from dfkd_jax.models.network import Linen, Model, Network
 from dfkd_jax.runtime import optimisation, parallel, training, weights
 from dfkd_jax.runtime.descriptions import Description
@@ -20,13 +20,6 @@ from dfkd_jax.synthesis import step as synthesis_steps
 from dfkd_jax.teachers import weights as teachers
 
 TOLERANCE = 1e-4  # Between the two sides, relative.
-STUDENTS = {
-    "lenet5": "lenet5_half",
-    "alexnet": "alexnet_half",
-    "alexnet_wang": "alexnet_wang_half",
-    "resnet34": "resnet18",
-    "resnet18_narrow": "resnet10_narrow",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +27,7 @@ class Case:
     """A teacher, its student, and how images and student are made.
 
     Attributes:
-        name: The teacher's, in the registry.
+        name: The teacher's, in `networks`.
         teacher: The network.
         feature_layer: For the activation loss.
         synthesis: Settings.
@@ -59,7 +52,7 @@ def case(name: str) -> Case:
     The others take 32×32 colour images: plain pixels, no prior, no augmentation, L1
     loss, and weights that have learned nothing, which cost as much as any.
     """
-    model = Linen(registry.create(name))
+    model = Linen(networks.create(name))
     if name == "lenet5":
         config = parse(mnist.get_config("first").to_dict())
         variables, description = weights.load(teachers.find(config.teacher.weights))
@@ -113,7 +106,7 @@ def fresh(model: Model, image_shape: tuple[int, int, int], *, seed: int) -> Any:
 
 def student(case: Case, **arguments: Any) -> tuple[Model, Any]:
     """The student and its initial variables."""
-    model = Linen(registry.create(STUDENTS[case.name], arguments=arguments))
+    model = Linen(networks.create(networks.STUDENTS[case.name], arguments))
     return model, fresh(model, case.image_shape, seed=1)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from benchmarks import measure
-from benchmarks.cases import STUDENTS
+from benchmarks.networks import STUDENTS
 from configs import cifar10_alexnet, cifar10_resnet
 from configs.teachers import cifar10_alexnet as alexnet_teacher
 from configs.teachers import cifar10_resnet34 as resnet_teacher

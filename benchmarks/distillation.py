@@ -17,7 +17,7 @@ About 2 minutes on two cores. Without PyTorch its rows are left out.
 import dataclasses
 import statistics
 
-from benchmarks import measure
+from benchmarks import measure, networks
 from benchmarks.synthesis import say_ratios, torch_facts
 from dfkd_jax.runtime import parallel
 
@@ -25,11 +25,15 @@ from dfkd_jax.runtime import parallel
 SIZES = {
     "cpu": {
         "lenet5": ((128, 256, 512), 20),
+        "cnn": ((128, 256), 10),
+        "cnn_wide": ((128, 256), 5),
         "alexnet": ((64, 128), 2),
-        "resnet34": ((16,), 1),
+        "resnet34": ((16, 32), 1),
     },
     "gpu": {
         "lenet5": ((128, 1_024, 8_192), 20),
+        "cnn": ((128, 1_024), 20),
+        "cnn_wide": ((128, 1_024), 20),
         "alexnet": ((256, 2_048), 10),
         "resnet34": ((128, 512), 5),
     },
@@ -73,8 +77,8 @@ def main() -> None:
         )
         case = cases.case(name)
         for title, variant in {
-            f"{name} to {cases.STUDENTS[name]}": case,
-            f"{name} to {cases.STUDENTS[name]}, without augmentation": plain(case),
+            f"{name} to {networks.STUDENTS[name]}": case,
+            f"{name} to {networks.STUDENTS[name]}, without augmentation": plain(case),
         }.items():
             if variant is case and case.distillation == plain(case).distillation:
                 continue
@@ -187,13 +191,13 @@ def torch_rival(case, variables, *, optimizer=None, **arguments):
     """PyTorch's side, its student starting where ours does."""
     import torch
 
-    from benchmarks import cases, torch_reference
+    from benchmarks import torch_reference
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = {"channels": case.image_shape[-1], "device": device}
     return torch_reference.Distillation(
         torch_reference.network(
-            cases.STUDENTS[case.name], variables, **where, **arguments
+            networks.STUDENTS[case.name], variables, **where, **arguments
         ),
         torch_reference.network(case.name, case.teacher.variables, **where),
         config=case.distillation,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import networks
 from dfkd_jax.models import registry
 
 
@@ -33,6 +34,26 @@ class LeNet5(nn.Module):
         hidden = F.max_pool2d(F.relu(self.conv_2(hidden)), 2)
         hidden = F.relu(self.dense_1(hidden.flatten(1)))
         features = self.dense_2(hidden)
+        return features, self.output(F.relu(features))
+
+
+class Cnn(nn.Module):
+    def __init__(self, channels, features):
+        super().__init__()
+        sizes = (channels, *features)
+        for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
+            self.add_module(f"conv_{place}", nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.num_convolutions = len(features)
+        self.flat = (features[-1], 4, 4)
+        self.dense_1 = nn.Linear(math.prod(self.flat), 64)
+        self.dense_2 = nn.Linear(64, 64)
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, images):
+        for place in range(1, self.num_convolutions + 1):
+            hidden = self.get_submodule(f"conv_{place}")(images)
+            images = F.max_pool2d(F.relu(hidden), 2)
+        features = self.dense_2(F.relu(self.dense_1(images.flatten(1))))
         return features, self.output(F.relu(features))
 
 
@@ -157,6 +178,7 @@ class ResNet(nn.Module):
 
 
 CLASSES = {
+    "benchmarks.networks:Cnn": Cnn,
     "lenet:LeNet5": LeNet5,
     "alexnet:AlexNet": AlexNet,
     "alexnet:AlexNetWang": AlexNetWang,
@@ -165,8 +187,8 @@ CLASSES = {
 
 
 def network(name, variables, *, channels, device, **arguments):
-    """The network called `name` in the registry, with the weights of our own."""
-    path, fields = registry.NETWORKS[name]
+    """The network called `name` in `networks`, with the weights of our own."""
+    path, fields = (networks.USERS | registry.NETWORKS)[name]
     module = CLASSES[path](channels, **(fields | arguments))
     with torch.no_grad():
         _load(module, variables["params"], variables.get("batch_stats", {}))

@@ -94,13 +94,43 @@ def test_stages_add_up(tmp_path):
     assert found["warm"]["compile"]["median"] < cold["compile"]
 
 
+@pytest.mark.full
+def test_gpu_goes_on_where_it_was(tmp_path):
+    output = f"--output={tmp_path}/gpu.json"
+
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, "-m", "benchmarks.gpu", "--quick", output, *flags],
+            cwd=ROOT,
+            env=os.environ | {figures.SWITCH: "off"},
+            capture_output=True,
+            text=True,
+        )
+
+    early = run("--minutes=0")
+    assert early.returncode == 1
+    assert "Left: tests, mnist, synthesis-lenet5, distillation-lenet5" in early.stderr
+    done = run()
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(record) == 6
+    assert {part["ended"] for part in record.values()} == {"well"}
+    student = json.loads((tmp_path / "gpu/run/results.json").read_text())
+    assert student["expected"]
+    record["mnist"]["ended"] = "out of time"
+    (tmp_path / "gpu.json").write_text(json.dumps(record))
+    again = run()
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("well after") == 1
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "synthesis",
         *(
             pytest.param(name, marks=pytest.mark.full)
-            for name in ("distillation", "stages", "scaling", "cost")
+            for name in ("distillation", "stages", "scaling", "cost", "gpu")
         ),
     ],
 )
