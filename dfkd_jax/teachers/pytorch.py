@@ -7,9 +7,6 @@ the extra `torch`, and only tensors are read from them, never code.
 import json
 import math
 import pathlib
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,20 +16,9 @@ from flax import traverse_util
 from dfkd_jax.errors import CheckpointError, did_you_mean
 from dfkd_jax.models import registry
 from dfkd_jax.runtime import weights
-from dfkd_jax.teachers import mappings
+from dfkd_jax.teachers import mappings, torch_files
 from dfkd_jax.teachers.mappings import LayerMapping, Shapes, Source
 
-# Where checkpoints keep the state dict: the last ones hold averages over training.
-NESTED_UNDER = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-)
 # What wrappers put before every name, or anywhere in it; and toolboxes before each.
 PREFIXES = ("module.", "model.", "net.", "network.")
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -51,7 +37,6 @@ TENSORS = {
 UNUSED = "num_batches_tracked"
 COUNT = "n_averaged"
 MAX_PROBLEMS = 8
-MAX_ENTRIES = 100_000
 
 
 def load(
@@ -117,7 +102,7 @@ def read_state_dict(
     if path.suffix.lower() == ".safetensors":
         tensors, _ = weights.read_tensors(path)
     else:
-        tensors = _read_pickled(path)
+        tensors = torch_files.read(path)
     for name, array in tensors.items():
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # Found out below.
@@ -210,124 +195,6 @@ def _folded(tensors, path):
                 "before saving."
             )
     return found
-
-
-def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
-    weights.check_readable(path)
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path} needs PyTorch to be read: install it "
-            '(pip install "dfkd_jax[torch]"), or save the state dict with '
-            "safetensors.torch.save_file."
-        ) from error
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What matters is in the errors below.
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is no state dict: it is damaged, or reading it would run code "
-            "that it brings along, which is refused. Where you trust the file, load it "
-            "in PyTorch and save model.state_dict() with torch.save or "
-            "safetensors.torch.save_file."
-        ) from error
-    except Exception as error:  # PyTorch raises nearly anything on damaged files.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path} is damaged or no file of torch.save ({reason}): fetch or make it "
-            "again, or save model.state_dict()."
-        ) from error
-
-    def tensors_of(value: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            return {}
-        return {
-            name: tensor
-            for name, tensor in value.items()
-            if isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        }
-
-    def holds_tensors(value: Any) -> bool:
-        if isinstance(value, Mapping):
-            value = list(value.values())
-        if isinstance(value, list | tuple):
-            return any(map(holds_tensors, value))
-        return isinstance(value, torch.Tensor)
-
-    found = tensors_of(content)
-    nested = {}
-    if isinstance(content, Mapping):
-        nested = {key: tensors_of(content.get(key)) for key in NESTED_UNDER}
-        nested = {key: tensors for key, tensors in nested.items() if tensors}
-    if len(nested) > 1:
-        raise CheckpointError(
-            f"{path} holds several sets of weights ({', '.join(nested)}): save the one "
-            f"that was measured, as in torch.save(content[{list(nested)[-1]!r}], ...)."
-        )
-    if nested:
-        beside = [name for name, tensor in found.items() if tensor.numel() > 1]
-        [(key, found)] = nested.items()
-        content = content[key]
-    else:
-        beside = []
-    if found:
-        beside += [
-            str(name)
-            for name, value in content.items()
-            if name not in found and holds_tensors(value)
-        ]
-    if beside:
-        raise CheckpointError(
-            f"{path} holds tensors besides its state dict "
-            f"({', '.join(beside[:MAX_PROBLEMS])}): save model.state_dict() alone."
-        )
-    if not found:
-        keys = [str(key) for key in content] if isinstance(content, Mapping) else []
-        raise CheckpointError(
-            f"{path} holds no state dict, only "
-            + (", ".join(keys[:MAX_PROBLEMS]) or type(content).__name__)
-            + ": save model.state_dict()."
-        )
-    arrays = {}
-    for name, tensor in found.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise CheckpointError(
-                f"{path}: tensor {name} is sparse, quantized or complex: save it as "
-                "dense float32."
-            )
-        if tensor.numel() * tensor.element_size() > path.stat().st_size:
-            raise CheckpointError(
-                f"{path}: tensor {name} of shape {list(tensor.shape)} is larger than "
-                "the file: save its contiguous() copy."
-            )
-        if tensor.is_floating_point():
-            tensor = tensor.float()  # NumPy has no bfloat16.
-        arrays[name] = tensor.detach().numpy()
-    return arrays
-
-
-def _check_archive(path: pathlib.Path) -> None:
-    """Raises ValueError for an archive that grows when it is read."""
-    if not zipfile.is_zipfile(path):
-        return  # As PyTorch wrote before 1.6.
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-        raise CheckpointError(
-            f"{path} is a TorchScript program, which is code: save its weights with "
-            "torch.save(torch.jit.load(path).state_dict(), ...)."
-        )
-    if len(entries) > MAX_ENTRIES:
-        raise ValueError(f"{len(entries):,} files inside")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("compressed, which torch.save never does")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("its files overlap")
 
 
 def convert(

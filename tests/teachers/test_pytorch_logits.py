@@ -1,5 +1,7 @@
 """Equal logits, PyTorch against JAX. Skipped where PyTorch is not installed."""
 
+import datetime
+import io
 import pathlib
 import pickle
 
@@ -12,7 +14,7 @@ import pytest
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models import registry
 from dfkd_jax.runtime import weights
-from dfkd_jax.teachers import pytorch
+from dfkd_jax.teachers import pytorch, torch_files
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
 
@@ -101,7 +103,7 @@ def test_recorded_logits_are_pytorchs(name, make, arguments):
     torch.testing.assert_close(logits, recorded["logits"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("key", [*pytorch.NESTED_UNDER, None])
+@pytest.mark.parametrize("key", [*torch_files.NESTED_UNDER, None])
 def test_where_the_state_dict_lies(tmp_path, key):
     linear = torch.nn.DataParallel(torch.nn.Linear(3, 2))
     content = linear.state_dict()
@@ -142,19 +144,100 @@ class Code:
         return pathlib.Path.touch, (pathlib.Path("touched"),)
 
 
-@pytest.mark.parametrize("what", ["a module", "a call", "a plain pickle"])
-def test_code_is_never_run(tmp_path, monkeypatch, what):
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("what", ["a call", "a call in a module", "a plain pickle"])
+def test_code_is_never_run(tmp_path, monkeypatch, what, modern):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "w.pt"
-    if what == "a module":
-        torch.save(torch.nn.Linear(2, 2), path)
-    elif what == "a call":
-        torch.save({"w": torch.zeros(1), "x": Code()}, path)
-    else:
+    content = {"w": torch.zeros(1), "x": Code()}
+    if what == "a call in a module":
+        content = torch.nn.Linear(2, 2)
+        content.code = Code()
+    if what == "a plain pickle":
         path.write_bytes(pickle.dumps(Code()))
-    with pytest.raises(CheckpointError, match=r"refused.*save model\.state_dict\(\)"):
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=modern)
+    with pytest.raises(CheckpointError, match=r"damaged.*save model\.state_dict\(\)"):
         pytorch.read_state_dict(path)
     assert not (tmp_path / "touched").exists()
+
+
+class Whole(torch.nn.Module):
+    """A class that nothing may import, with parts of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
+        self.norm = torch.nn.BatchNorm2d(2)
+        self.head = torch.nn.Linear(2, 3, bias=False)
+        self.scale = torch.nn.Parameter(torch.ones(2))
+        self.register_buffer("kept", torch.arange(3.0))
+        self.register_buffer("passing", torch.arange(4.0), persistent=False)
+        self.options, self.dropped = {"width": 2}, None
+
+    def __setstate__(self, state):
+        raise AssertionError("code of the file is run")
+
+
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda model: model,
+        torch.nn.DataParallel,
+        lambda model: {"epoch": 3, "model": model, "when": datetime.date(2020, 1, 1)},
+        lambda model: {"state_dict": model.state_dict(), "args": pathlib.Path("x")},
+        lambda model: {
+            "model": model,
+            "optimizer": torch.optim.Adam(model.parameters()),
+            "accuracy": np.float64(0.9),
+        },
+    ],
+)
+def test_whole_models_are_read_without_their_code(tmp_path, around, modern):
+    model = Whole()
+    torch.save(around(model), tmp_path / "w.pt", _use_new_zipfile_serialization=modern)
+    read = pytorch.read_state_dict(tmp_path / "w.pt")
+    expected = model.state_dict()
+    assert read.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(read[name], tensor.numpy())
+
+
+def test_models_beside_each_other_are_not_chosen_from(tmp_path):
+    torch.save({"model": Whole(), "model_ema": Whole()}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="several sets of weights"):
+        pytorch.read_state_dict(tmp_path / "w.pt")
+
+
+def test_parts_of_a_model_that_cannot_be_read_are_not_passed_over(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    model.table = torch.eye(2).to_sparse()
+    torch.save(model, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="tensors by _rebuild_sparse_tensor"):
+        pytorch.read_state_dict(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins.eval",
+        "builtins.getattr",
+        "os.system",
+        "posix.system",
+        "importlib.import_module",
+        "torch.load",
+        "torch.hub.load",
+        "torch.nn.modules.linear.Linear",
+        "torch._utils._import_dotted_name",
+        "collections.Counter",
+    ],
+)
+def test_names_in_a_file_are_not_imported(name):
+    module, _, last = name.rpartition(".")
+    found = torch_files.Unpickler(io.BytesIO()).find_class(module, last)
+    assert (found.__module__, found.__name__) == (module, last)
+    assert type(found("echo", 1)).__mro__[1] is torch_files.Unknown
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and more"])
