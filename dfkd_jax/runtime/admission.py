@@ -226,7 +226,15 @@ def _explained(network, shape):
         yield
     except (Exception, SystemExit) as error:  # Anybody's network may raise anything.
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        remedy = "Check its arguments and the images' shape."
+        remedy = (
+            "Check its arguments and the images' shape; one that takes vectors is to "
+            "flatten its images first."
+        )
+        if isinstance(error, jax.errors.JAXTypeError):
+            remedy = (
+                "It turns what it computes into numbers of Python or NumPy on the way: "
+                "take that out of its call."
+            )
         if "missing" in reason[0] or isinstance(error, _MODE_ERRORS):
             remedy = (
                 "Of further arguments, only one that says whether it is trained is "

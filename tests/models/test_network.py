@@ -440,3 +440,21 @@ def test_a_network_that_ends_the_program():
 
     with pytest.raises(CheckpointError, match="cannot be called"):
         admission.trace(Linen(Ends()), SHAPE, network="ends")
+
+
+@pytest.mark.parametrize(
+    ("step", "remedy"),
+    [
+        (lambda images: np.asarray(images), "into numbers of Python or NumPy"),
+        (lambda images: images if images.sum() > 0 else -images, "Python or NumPy"),
+        (lambda images: images @ jnp.ones((784, 3)), "flatten its images first"),
+    ],
+)
+def test_a_network_that_cannot_be_called_says_what_to_do(step, remedy):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(3)(step(images).reshape(images.shape[0], -1))
+
+    with pytest.raises(CheckpointError, match=remedy):
+        admission.trace(Linen(Net()), SHAPE, network="net")
