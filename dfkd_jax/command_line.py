@@ -150,6 +150,7 @@ def _parse(argv: list[str]) -> list[str]:
     """The arguments that are no flags; reads no config file."""
     try:
         argv, found = _split(FLAGS.read_flags_from_files(argv, force_gnu=False))
+        argv = _underscored(argv)
         try:
             left = FLAGS(argv)
         except SystemExit:
@@ -172,6 +173,20 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(_fail(ConfigError(" ".join(str(error).split()))))
     except DfkdError as error:
         sys.exit(_fail(error))
+
+
+def _underscored(argv):
+    """`--data-dir` as `--data_dir`: both are the same flag."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    names = [
+        re.sub(
+            r"^--?[a-z][a-z-]*",
+            lambda name: name[0][:2] + name[0][2:].replace("-", "_"),
+            word,
+        )
+        for word in argv[:end]
+    ]
+    return [*names, *argv[end:]]
 
 
 def _path(text, *, source):

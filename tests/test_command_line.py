@@ -83,6 +83,24 @@ def test_changes_of_settings(parse, arguments, key, value):
 
 
 @pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--data-dir=a-b"], ["--data_dir=a-b"]),
+        (["--data-dir", "a-b"], ["--data_dir", "a-b"]),
+        (["-num-processes=2"], ["-num_processes=2"]),
+        (["a-b", "--", "--data-dir"], ["a-b", "--", "--data-dir"]),
+        (["--config.data.file=a-b"], ["--config.data.file=a-b"]),
+    ],
+)
+def test_flags_with_dashes_are_those_with_underscores(words, meant):
+    assert command_line._underscored(["main", *words]) == ["main", *meant]
+
+
+def test_a_flag_with_dashes(refused):
+    assert "--num_processes" in refused(SMOKE, "--num-processes=0", "--num-processes=0")
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         ([], ["Name a config"]),
