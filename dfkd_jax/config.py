@@ -403,13 +403,16 @@ class DataConfig:
     """Where the real data set is; read by evaluation and teacher training alone.
 
     Attributes:
-        dataset: A name of `data/datasets.py`; empty to leave evaluation out.
+        dataset: "mnist", "fashion_mnist", "cifar10", or what TFDS calls another set of
+            labeled images of one size, prepared in `dir`; empty to leave evaluation
+            out.
         file: In place of `dataset`: an `.npz` file with a test set of your own,
             `images` `[n, height, width, channels]` (uint8 where 255 is white, or floats
             from 0 to 1) and `labels` `[n]`.
         split: What evaluation reads: the "test" set, or "validation", the last 5,000
-            images of the training set, on which hyper-parameters are chosen. Of a file
-            of your own it says what that file is.
+            images of the training set (the last tenth, of a set that is not built in),
+            on which hyper-parameters are chosen. Of a file of your own it says what
+            that file is.
         teacher_accuracy: The teacher's share of right answers on such data, from 0 to
             1, where it is known: with it, what is told of a student without data is far
             nearer the truth. 0 where it is not.

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     from dfkd_jax.data import datasets, held_out
 
     if FLAGS.dataset:
-        datasets.spec(FLAGS.dataset)
+        datasets.spec(FLAGS.dataset, FLAGS.data_dir)
     for name in ("dataset", "data_dir", "raw_dir"):
         if FLAGS.data_file and FLAGS[name].value:
             raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     description = network.description
     dataset = "" if FLAGS.data_file else FLAGS.dataset or description.dataset
     if dataset:
-        spec = datasets.spec(dataset)
+        spec = datasets.spec(dataset, FLAGS.data_dir)
         evaluation.check_task(description, spec, source=str(path), setting="--dataset")
     elif not FLAGS.data_file:
         raise ConfigError(

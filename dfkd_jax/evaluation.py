@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from dfkd_jax.errors import CheckpointError
+from dfkd_jax.errors import CheckpointError, ConfigError
 
 BATCH_SIZE = 1_000
 
@@ -105,13 +105,16 @@ def check_reference(description: Any, other: Any, *, source: str) -> None:
             )
 
 
-def default_class_names(description: Any) -> tuple[str, ...]:
+def default_class_names(description: Any, data_dir: str = "") -> tuple[str, ...]:
     """What a network's classes are called: by its data set, else by number."""
     from dfkd_jax.data import datasets
 
-    if description.dataset in datasets.NAMES:
-        return datasets.spec(description.dataset).class_names
-    return tuple(str(place) for place in range(description.num_classes))
+    numbers = tuple(str(place) for place in range(description.num_classes))
+    try:
+        names = datasets.spec(description.dataset, data_dir).class_names
+    except ConfigError:
+        return numbers
+    return names if len(names) == len(numbers) else numbers
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     command = "python -m dfkd_jax.main " + shlex.join(sys.argv[1:])
     held_out.require(settings, availability)
     if config.kind_of(settings) == "teacher":
-        spec = datasets.spec(settings.data.dataset)
+        spec = datasets.spec(settings.data.dataset, settings.data.dir)
         limits.check(
             settings,
             image_shape=spec.image_shape,

@@ -55,7 +55,10 @@ def main(argv: list[str]) -> int:
             f"{folder} names no data set: say --dataset={'|'.join(datasets.NAMES)}."
         )
     evaluation.check_task(
-        description, datasets.spec(name), source=str(folder), setting="--dataset"
+        description,
+        datasets.spec(name, FLAGS.data_dir),
+        source=str(folder),
+        setting="--dataset",
     )
     real = {
         split: tfds.load(

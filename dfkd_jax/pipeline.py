@@ -87,7 +87,9 @@ def run(
                 teacher=teacher,
                 student=student,
                 description=description,
-                class_names=evaluation.default_class_names(teacher.description),
+                class_names=evaluation.default_class_names(
+                    teacher.description, config.data.dir
+                ),
                 workdir=workdir,
                 stopwatch=stopwatch,
                 warn_of_images=lambda: _warn(findings.of_transfer_set(workdir)),
@@ -142,7 +144,7 @@ def _networks(config, teacher, student):
     if config.data.dataset:
         evaluation.check_task(
             teacher.description,
-            datasets.spec(config.data.dataset),
+            datasets.spec(config.data.dataset, config.data.dir),
             source=f"The teacher {config.teacher.weights}",
             setting="config.data.dataset",
         )

@@ -359,7 +359,7 @@ def main(argv: list[str]) -> int:
         if FLAGS.data_file and FLAGS[name].value:
             raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
     if FLAGS.dataset:
-        datasets.spec(FLAGS.dataset)
+        datasets.spec(FLAGS.dataset, FLAGS.data_dir)
     sources = Sources(
         module=FLAGS.module,
         teacher_module=FLAGS.teacher_module,

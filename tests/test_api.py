@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_fruit
 from flax import linen as nn
 from flax import nnx
 from flax.training import train_state
@@ -77,6 +78,37 @@ def test_a_data_set_of_other_images():
         api.from_linen(Net(), teacher.variables, **(IMAGES | {"dataset": "mnist"}))
     own = api.from_linen(Net(), teacher.variables, **(IMAGES | {"dataset": "mine"}))
     assert own.description.dataset == "mine"
+
+
+def test_a_prepared_data_set_is_known_by_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def linear(params, images):
+        return images.reshape(len(images), -1) @ params
+
+    def network(num_classes):
+        size = (np.prod(tiny_fruit.IMAGE_SHAPE), num_classes)
+        return api.from_function(
+            linear,
+            np.random.default_rng(0).normal(size=size).astype(np.float32),
+            image_shape=tiny_fruit.IMAGE_SHAPE,
+            mean=0.5,
+            std=0.25,
+            dataset=tiny_fruit.NAME,
+        )
+
+    other = network(3)  # The set is not there yet, so its name is but a name.
+    version = tiny_fruit.write(tmp_path / "dfkd_jax" / "tfds")
+    with pytest.raises(CheckpointError, match=r"tiny_fruit has .* and 4: .*dataset"):
+        network(3)
+    images, labels = tiny_fruit.contents("test")
+    found = dfkd_jax.evaluate(network(4), images, labels)
+    names = tuple(row["class"] for row in found["per_class"])
+    assert names == tiny_fruit.CLASS_NAMES
+    found = dfkd_jax.evaluate(other, images, labels % 3)
+    assert [row["class"] for row in found["per_class"]] == ["0", "1", "2"]
+    (version / "features.json").unlink()
+    assert network(3).description == other.description
 
 
 def test_numbers_of_any_kind():

@@ -2,16 +2,20 @@
 
 import dataclasses
 import pathlib
+import re
 
 from dfkd_jax.errors import ConfigError, did_you_mean
-from dfkd_jax.runtime import files, places
+from dfkd_jax.runtime import arrays, files, places
 
 NUM_VALIDATION = 5_000
+_TFDS_NAME = re.compile(r"\w{1,100}(/[\w.-]{0,99}\w)?", re.ASCII)  # NAME/CONFIG
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """Facts about a data set, known without reading it.
+    """Facts about a data set, known without reading its images.
+
+    Those from `mean` on are known of built-in sets alone.
 
     Attributes:
         name: As TFDS calls it.
@@ -19,6 +23,7 @@ class DatasetSpec:
         class_names: In the order of the labels.
         num_train: Size of the published training set, validation included.
         num_test: Size of the published test set.
+        num_validation: How many at the end of the training set are for validation.
         mean: Of the training pixels on the 0-1 scale, one a channel.
         std: Likewise, the standard deviation.
         test_class_counts: Test images of each class.
@@ -31,11 +36,12 @@ class DatasetSpec:
     class_names: tuple[str, ...]
     num_train: int
     num_test: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    test_class_counts: tuple[int, ...]
-    original_files: tuple[str, ...]
-    preparation_bytes: int
+    num_validation: int = NUM_VALIDATION
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    test_class_counts: tuple[int, ...] = ()
+    original_files: tuple[str, ...] = ()
+    preparation_bytes: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -44,7 +50,7 @@ class DatasetSpec:
 
     def bounds(self, split: str) -> tuple[str, int, int]:
         """The published split, first and end index that make up `split`."""
-        end_train = self.num_train - NUM_VALIDATION
+        end_train = self.num_train - self.num_validation
         splits = {
             "train": ("train", 0, end_train),
             "validation": ("train", end_train, self.num_train),
@@ -133,11 +139,86 @@ def unknown(kind: str, given: str, known) -> str:
     return f'Unknown {kind} "{given}": there are {", ".join(known)}.{hint}'
 
 
-def spec(name: str) -> DatasetSpec:
-    """The facts about data set `name`."""
-    if name not in _SPECS:
-        raise ConfigError(unknown("data set", name, NAMES))
-    return _SPECS[name]
+def spec(name: str, data_dir: str = "") -> DatasetSpec:
+    """The facts about data set `name`: built in, or what its prepared files say.
+
+    Args:
+        name: One of `NAMES`, or what TFDS calls a set of images that is prepared.
+        data_dir: TFDS folder; empty for the one in the user's cache.
+
+    Raises:
+        ConfigError: It is neither built in nor prepared, or no set of labeled images
+            of one size.
+    """
+    if name in _SPECS:
+        return _SPECS[name]
+    folder = resolve_data_dir(data_dir)
+    prepared = _TFDS_NAME.fullmatch(name) and find_prepared(name, folder)
+    if not prepared:
+        raise ConfigError(
+            f"{unknown('data set', name, NAMES)} Any other has to be prepared, and is "
+            f"not in {folder}: prepare it with TFDS (tfds build NAME --data_dir=DIR "
+            '--file_format=array_record, which needs the extra "tfds"), then give '
+            "--config.data.dir=DIR."
+        )
+    try:
+        return _read_spec(name, prepared.path)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(
+            f"The prepared data set at {prepared.path} cannot be used: its metadata "
+            f"are damaged, or not of labeled images of one size ({reason}). Prepare it "
+            "anew with TFDS, or name another."
+        ) from error
+
+
+def _read_spec(name, folder):
+    """What the metadata of the prepared set in `folder` say."""
+    info, features = (
+        files.parse_json((folder / file).read_text("utf-8"))
+        for file in ("dataset_info.json", "features.json")
+    )
+    features = features["featuresDict"]["features"]
+    if not {"image", "label"} <= features.keys():
+        found = ", ".join(features)
+        raise ValueError(f'features are {found}, expected "image" and "label"')
+    sizes = {
+        split["name"]: sum(map(int, split.get("shardLengths", ())))
+        for split in info.get("splits", ())
+    }
+    if sizes.get("train", 0) < 2 or sizes.get("test", 0) < 1:
+        raise ValueError(f'splits are {sizes}, expected images in "train" and "test"')
+    return DatasetSpec(
+        name=name,
+        image_shape=_image_shape(features["image"].get("image", {})),
+        class_names=_class_names(features["label"].get("classLabel", {}), folder),
+        num_train=sizes["train"],
+        num_test=sizes["test"],
+        num_validation=-(-sizes["train"] // 10),
+    )
+
+
+def _image_shape(feature):
+    shape = tuple(map(int, feature.get("shape", {}).get("dimensions", ())))
+    dtype = feature.get("dtype")
+    if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3) or dtype != "uint8":
+        raise ValueError(
+            f"images are {dtype}{list(shape)}, expected uint8 of one size with 1 or 3 "
+            "channels"
+        )
+    return shape
+
+
+def _class_names(feature, folder):
+    path = folder / "label.labels.txt"
+    lines = path.read_text("utf-8").split("\n") if path.exists() else ()
+    names = tuple(filter(None, map(str.strip, lines)))
+    number = int(feature.get("numClasses", len(names)))
+    if not 0 < number <= arrays.MAX_CLASSES:
+        raise ValueError("labels are of no known number of classes")
+    if names and len(names) != number:
+        raise ValueError(f"{path.name} has {len(names)} names of {number} classes")
+    return names or tuple(map(str, range(number)))
 
 
 def ways_out(name: str) -> str:

@@ -125,7 +125,7 @@ def load(
         name=settings.dataset,
         images=found.images,
         labels=found.labels,
-        class_names=datasets.spec(settings.dataset).class_names,
+        class_names=datasets.spec(settings.dataset, settings.dir).class_names,
     )
 
 

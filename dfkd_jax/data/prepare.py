@@ -253,7 +253,7 @@ def main() -> int:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     progress = sys.stdout
     try:
-        datasets.spec(args.name)
+        datasets.spec(args.name, args.data_dir)
         if missing := missing_packages(PACKAGES):
             raise DataUnavailableError(install_hint(args.name, missing))
         with contextlib.redirect_stdout(sys.stderr):  # TFDS prints.

@@ -69,9 +69,9 @@ def load(
     """The images of one split, prepared on first use.
 
     Args:
-        name: "mnist", "fashion_mnist" or "cifar10".
+        name: "mnist", "fashion_mnist", "cifar10" or of another set that is prepared.
         split: "train" (all but the last 5,000 of TFDS's training set), "validation"
-            (those 5,000) or "test".
+            (those 5,000; of other sets the last tenth) or "test".
         data_dir: TFDS folder; empty for `~/.cache/dfkd_jax/tfds`.
         raw_dir: Folder with the original files, to prepare from; empty for the network.
         report: Gets progress, a line at a time.
@@ -81,7 +81,7 @@ def load(
         DataUnavailableError: It cannot be had, or the prepared files are damaged.
         StorageError: `data_dir` cannot be written or is too small.
     """
-    spec = datasets.spec(name)
+    spec = datasets.spec(name, data_dir)
     published_split, start, stop = spec.bounds(split)
     folder = datasets.resolve_data_dir(data_dir)
     availability = _availability(name, data_dir, raw_dir, timeout=_LOAD_TIMEOUT)
@@ -107,7 +107,7 @@ def load(
 def _availability(
     name: str, data_dir: str, raw_dir: str, *, timeout: float
 ) -> Availability:
-    datasets.spec(name)  # An unknown name is an error of its own.
+    datasets.spec(name, data_dir)  # An unknown name is an error of its own.
     folder = datasets.resolve_data_dir(data_dir)
     prepared = datasets.find_prepared(name, folder)
     if prepared:
@@ -116,8 +116,8 @@ def _availability(
                 False,
                 False,
                 f"{prepared.path} has the file format {prepared.file_format}, which "
-                f"cannot be read here: move it elsewhere to have {name} prepared anew, "
-                "or name another folder with --config.data.dir=DIR.",
+                f"cannot be read here: move it elsewhere and have {name} prepared "
+                "anew, or name another folder with --config.data.dir=DIR.",
             )
         missing = prepare.missing_packages(READING_PACKAGES[prepared.file_format])
         if missing:
@@ -174,13 +174,15 @@ def _read_array_record(builder, split: str, start: int, stop: int):
     source = builder.as_data_source(
         split=split, decoders={"image": tfds.decode.SkipDecoding()}
     )
+    mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
     chunks, labels = [], []
     for first in range(start, stop, _CHUNK):
         records = source.__getitems__(range(first, min(first + _CHUNK, stop)))
         images = []
         for record in records:
             with Image.open(io.BytesIO(record["image"])) as image:
-                images.append(np.asarray(image))
+                is_deep = image.mode[0] in "IF"  # Of more than 8 bits: refused.
+                images.append(np.asarray(image if is_deep else image.convert(mode)))
         chunks.append(np.stack(images))
         labels += [record["label"] for record in records]
     return np.concatenate(chunks), np.asarray(labels)
@@ -212,10 +214,11 @@ def _check(dataset: ImageDataset, spec: datasets.DatasetSpec, split: str, num: i
     if labels.shape != (num,) or not np.isin(labels, range(spec.num_classes)).all():
         raise ValueError(f"labels are not {num} numbers below {spec.num_classes}")
     counts = np.bincount(labels, minlength=spec.num_classes)
-    if split == "test" and tuple(counts) != spec.test_class_counts:
+    published = spec.test_class_counts if split == "test" else ()
+    if published and tuple(counts) != published:
         raise ValueError(f"the classes have {counts.tolist()} test images")
     mean = images.mean(axis=(0, 1, 2)) / 255
-    if np.abs(mean - spec.mean).max() > _MEAN_TOLERANCE:
+    if spec.mean and np.abs(mean - spec.mean).max() > _MEAN_TOLERANCE:
         raise ValueError(f"the pixels' mean is {mean.round(4).tolist()}")
 
 
@@ -228,6 +231,6 @@ def _damaged(path: pathlib.Path, error: Exception) -> str:
         )
     return (
         f"The prepared data set at {path} is damaged ({type(error).__name__}: "
-        f"{reason}). Move that folder elsewhere to have it prepared anew, or name "
+        f"{reason}). Move that folder elsewhere and have it prepared anew, or name "
         "another with --config.data.dir=DIR."
     )

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 import time
 
+import numpy as np
+
 from dfkd_jax import evaluation
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.data import datasets, tfds
@@ -41,7 +43,19 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         DfkdError: Data, disk, numbers or a work directory of another run.
     """
     progress.say(f"{config.name}: seed {config.seed}, work directory {workdir}")
-    spec = datasets.spec(config.data.dataset)
+    spec = datasets.spec(config.data.dataset, config.data.dir)
+
+    def load(split):
+        return tfds.load(
+            spec.name,
+            split,
+            data_dir=config.data.dir,
+            raw_dir=config.data.raw_dir,
+            report=progress.say,
+        )
+
+    real = None if spec.mean else load("train")
+    mean, std = _moments(real.images) if real else (spec.mean, spec.std)
     settings = dataclasses.asdict(config)
     settings["data"] = {"dataset": config.data.dataset}
     before = in_place(workdir).get("config")
@@ -50,8 +64,8 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         network=config.network,
         num_classes=len(spec.class_names),
         image_shape=spec.image_shape,
-        mean=spec.mean,
-        std=spec.std,
+        mean=mean,
+        std=std,
         dataset=spec.name,
     )
     identity = {"config": settings, "description": description.to_json()}
@@ -62,17 +76,7 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         if hosts.broadcast_from_process_0(_is_finished(path)):
             progress.say(f"Finished before: {path}")
             return 0
-
-        def load(split):
-            return tfds.load(
-                spec.name,
-                split,
-                data_dir=config.data.dir,
-                raw_dir=config.data.raw_dir,
-                report=progress.say,
-            )
-
-        real = load("train")
+        real = real or load("train")
         model = Linen(
             registry.create(config.network, num_classes=description.num_classes)
         )
@@ -100,7 +104,9 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         found = {}
         for split in ("validation", "test"):
             part = load(split)
-            found[split] = evaluation.evaluate(teacher, part.images, part.labels)
+            found[split] = evaluation.evaluate(
+                teacher, part.images, part.labels, class_names=spec.class_names
+            )
         stopwatch.add("evaluation", time.monotonic() - started)
         manifest = {
             "experiment": config.name,
@@ -126,6 +132,14 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         progress.say(evaluation.table(found["test"]))
         progress.say(f"  {path}\n  {path.with_suffix('.json')}")
         return hosts.broadcast_from_process_0(0)
+
+
+def _moments(images):
+    """Mean and standard deviation of the pixels from 0 to 1, one a channel."""
+    each = [(x.mean((0, 1)), (x**2).mean((0, 1))) for x in (i / 255 for i in images)]
+    mean, square = np.mean(each, axis=0)
+    std = np.sqrt(square - mean**2)
+    return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
 
 
 def _is_finished(path):

@@ -38,10 +38,23 @@ def test_unknown_data_set_names_the_close_one(given, meant):
         datasets.spec(given)
 
 
-def test_unknown_names_without_a_close_one_list_all():
+def test_unknown_names_without_a_close_one_list_all_and_say_how_to_have_others(
+    tmp_path,
+):
     with pytest.raises(ConfigError, match="mnist, fashion_mnist, cifar10") as caught:
-        datasets.spec("imagenet")
+        datasets.spec("imagenet", str(tmp_path))
     assert "Did you mean" not in str(caught.value)
+    for part in (tmp_path, "tfds build NAME --data_dir=DIR", "--config.data.dir=DIR"):
+        assert str(part) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "m*", "*/mnist", "/mnist", "../mnist", "x" * 999]
+)
+def test_names_that_are_none(tmp_path, name):
+    _write_info(tmp_path / "mnist" / "3.0.1")
+    with pytest.raises(ConfigError, match="Unknown data set"):
+        datasets.spec(name, str(tmp_path / "mnist" / ".."))
     with pytest.raises(ConfigError, match="train, validation, test"):
         datasets.spec("mnist").bounds("dev")
 

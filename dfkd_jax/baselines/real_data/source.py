@@ -43,7 +43,7 @@ class RealImages:
 
 def count(data: DataConfig, *, images_per_class: int = 0) -> int:
     """How many training images `load` gives, known without reading one."""
-    spec = datasets.spec(data.dataset)
+    spec = datasets.spec(data.dataset, data.dir)
     if images_per_class:
         return images_per_class * spec.num_classes
     _, start, stop = spec.bounds("train")
@@ -53,7 +53,7 @@ def count(data: DataConfig, *, images_per_class: int = 0) -> int:
 def load(
     data: DataConfig, *, description: Description, seed: int, images_per_class: int = 0
 ) -> RealImages:
-    """Images of the training part: all but the last 5,000 that were published.
+    """Images of the training part: all that were published but the validation part.
 
     Args:
         data: Which set, and where it is.
