@@ -897,7 +897,7 @@ def _cached(function, tree, avals, context):
     return made
 
 
-def _trace(function, tree, avals):
+def _trace(function, tree, avals) -> tuple[Any, Any]:
     """The function's flat jaxpr, and the tree of what it returns."""
     out_tree = None
 
