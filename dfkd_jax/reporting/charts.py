@@ -15,6 +15,7 @@ from markupsafe import Markup
 MAX_POINTS = 400  # Of a curve; more cannot be told apart.
 MAX_NAMED_CLASSES = 30  # With more, bars are left out and places are not named.
 FONT_WIDTH = 6.6  # Of a letter, in units of a chart.
+PLACE_WIDTH = 9.8  # The same of a class on a map.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ class _Plane:
         parts.append(_path(ends, class_="axis"))
         middle = (self.left + self.width - self.right) / 2
         parts.append(_text(middle, self.height - 4, x_label, anchor="middle"))
-        parts.append(_text(2, 12, y_label, kind="axis-title"))
+        parts.append(_text(0, 12, y_label, kind="axis-title"))
         return Markup("").join(parts)
 
 
@@ -394,10 +395,10 @@ def places(
             # The member closest to the median lies on the class for certain.
             distance = np.square(own - np.median(own, axis=0)).sum(1)
             x, y = at(own[distance.argmin()])
-            x = min(max(x, margin + 16), size - margin - 16)
-            parts.append(
-                _text(x, max(y + 5, 22), names[k], anchor="middle", kind="place")
-            )
+            name = _short(names[k], 24)
+            half = 16 + PLACE_WIDTH / 2 * (len(name) - 1)
+            x = min(max(x, half), size - half)
+            parts.append(_text(x, max(y + 5, 22), name, anchor="middle", kind="place"))
     return _svg(size, size, label, *parts)
 
 

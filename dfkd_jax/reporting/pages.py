@@ -87,6 +87,7 @@ def _render(template, context):
     environment.filters |= {
         "percent": percent,
         "hundredths": hundredths,
+        "unbroken": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
         "whole": lambda number: f"{number:,}",
         "duration": progress.duration,
         "spread": spread,

@@ -322,10 +322,12 @@ def _stages(run, student):
     stages = []
     for index, name in enumerate(order):
         reads, is_real = READS.get(name, ""), False
-        if name == "evaluation":
-            count = f"{student['num_examples']:,} " if student else ""
+        if name == "evaluation" and student:
             dataset = run.results.get("dataset", run.description["dataset"])
-            reads, is_real = f"{count}real {run.split} images of {dataset}", True
+            count = f"{student['num_examples']:,}"
+            reads, is_real = f"{count} real {run.split} images of {dataset}", True
+        elif name == "evaluation":
+            reads = "nothing yet"
         stages.append(
             {
                 "name": name,
@@ -355,7 +357,7 @@ def _sections(config):
 def _changed(run):
     """Settings that differ from the defaults of their kind."""
     values = settings.flatten(run.config)
-    return [
+    rows = [
         {
             "name": name,
             "value": settings.as_text(values[name]),
@@ -364,6 +366,7 @@ def _changed(run):
         for name, default in run.results.get("changed_from_default", {}).items()
         if name in values
     ]
+    return [row for row in rows if row["value"] != row["default"]]
 
 
 def _origin(results):

@@ -192,6 +192,16 @@ class Maker:
         return folder
 
 
+@pytest.fixture(scope="session")
+def evaluations():
+    """Figures of a teacher and its student, as results have them."""
+    names = [str(k) for k in range(10)]
+    return {
+        "teacher": evaluation(confusion(0.95), names, agreement=1.0),
+        "student": evaluation(confusion(0.9), names, agreement=0.93),
+    }
+
+
 @pytest.fixture
 def maker(tmp_path):
     return Maker(tmp_path)

@@ -81,11 +81,12 @@ def compare(folders, path):
 
 def test_a_report_has_everything(maker):
     origin = {"date": "2026-01-02T03:04:05+00:00", "source": {"commit": 40 * "c"}}
-    origin["changed_from_default"] = {"synthesis.images_per_device": 100}
+    origin["changed_from_default"] = {"synthesis.images_per_device": 100, "seed": 0}
     page = report(maker.make(drawn=True, changes=origin))
     for expected in (
         "2026-01-02, commit cccccccccc",
-        "synthesis.images_per_device 25 100",  # What is set, and the default.
+        # What is set, and the default; the seed is no other than that.
+        "setting value default synthesis.images_per_device 25 100 All settings",
         "toy, seed 0",
         "90.00 %",
         "95 % interval 87.98 % to 91.71 %; 900 of 1,000 images.",

@@ -1,6 +1,5 @@
 """The laboratory that the tests of whole runs share."""
 
-import os
 import shutil
 
 import laboratory
@@ -11,11 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """A folder of all processes of this test session."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    (folder / "shared").mkdir(exist_ok=True)
-    return folder / "shared"
+    return laboratory.shared_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

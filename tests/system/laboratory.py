@@ -16,6 +16,15 @@ from tiny_runs import Lab
 TOY = str(pathlib.Path(toy.__file__).relative_to(command_runner.REPOSITORY))
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of all processes of this test session."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "shared").mkdir(exist_ok=True)
+    return folder / "shared"
+
+
 def open_lab(root: pathlib.Path) -> Lab:
     """A laboratory in the empty folder `root`."""
     return _open(root, root)

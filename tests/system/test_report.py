@@ -21,6 +21,7 @@ def test_a_run_leaves_a_report(finished_workdir):
     assert "mnist_smoke, seed 0" in text
     assert "Not evaluated. The student is made" in text
     assert "No real data was read" in text
+    assert "% nothing yet" in text
     assert "40 pseudo samples" in text
     assert (finished_workdir / "soft_labels.npz").is_file()
 
