@@ -195,10 +195,13 @@ def _identity(config, functions, *, before):
 
 def _changed(kind, recorded_settings):
     """For `results.json`: the defaults of settings that are something else."""
-    known = flatten(defaults(kind))
+    known, recorded = (
+        {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
+        for flat in (flatten(defaults(kind)), flatten(recorded_settings))
+    )
     return {
         name: known[name]
-        for name, value in flatten(recorded_settings).items()
+        for name, value in recorded.items()
         if name in known and value != known[name]
     }
 

@@ -357,7 +357,7 @@ def _sections(config):
 def _changed(run):
     """Settings that differ from the defaults of their kind."""
     values = settings.flatten(run.config)
-    rows = [
+    return [
         {
             "name": name,
             "value": settings.as_text(values[name]),
@@ -366,7 +366,6 @@ def _changed(run):
         for name, default in run.results.get("changed_from_default", {}).items()
         if name in values
     ]
-    return [row for row in rows if row["value"] != row["default"]]
 
 
 def _origin(results):

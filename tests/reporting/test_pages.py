@@ -81,7 +81,7 @@ def compare(folders, path):
 
 def test_a_report_has_everything(maker):
     origin = {"date": "2026-01-02T03:04:05+00:00", "source": {"commit": 40 * "c"}}
-    origin["changed_from_default"] = {"synthesis.images_per_device": 100, "seed": 0}
+    origin["changed_from_default"] = {"synthesis.images_per_device": 100}
     page = report(maker.make(drawn=True, changes=origin))
     for expected in (
         "2026-01-02, commit cccccccccc",

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from dfkd_jax.reporting import settings
 from dfkd_jax.runtime import files
 
 pytest.importorskip("jinja2")
@@ -24,6 +25,11 @@ def test_a_run_leaves_a_report(finished_workdir):
     assert "% nothing yet" in text
     assert "40 pseudo samples" in text
     assert (finished_workdir / "soft_labels.npz").is_file()
+    results = json.loads((finished_workdir / "results.json").read_text())
+    config = settings.flatten(results["config"])
+    changed = results["changed_from_default"]
+    assert changed["synthesis.num_images"] == 12_800
+    assert not [name for name, default in changed.items() if config[name] == default]
 
 
 def test_the_command_makes_it_again(lab, workdir_copy):
