@@ -44,8 +44,6 @@ SHAPE = (32, 32, 3)
 CPU_SHARE = 0.6
 GPU_SHARE = 0.2
 GPU_PEAK = 989e12  # Of an H100 SXM in bfloat16, dense, by its data sheet.
-# What the head of configs/cifar10_alexnet.py advises for two cores.
-REDUCED = {"synthesis.num_images": 16_000, "distillation.num_steps": 10_000}
 _BLOCK = re.compile(r"(<!-- cost: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -158,10 +156,6 @@ def runs() -> dict[str, Any]:
             if variant != "smoke":
                 config = _parsed(pair.get_config(variant))
                 found[config.name] = config
-    reduced = cifar10_alexnet.get_config()
-    with reduced.unlocked():
-        reduced.update_from_flattened_dict(REDUCED)
-    found["cifar10_alexnet, reduced"] = _parsed(reduced)
     return found
 
 

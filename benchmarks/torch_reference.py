@@ -231,7 +231,7 @@ def _memory_format(module, device):
 
     LeNet-5 takes two thirds channels last.
     """
-    first = torch.device(device).type == "cpu" and not isinstance(module, LeNet5)
+    first = torch.device(device).type == "cpu" and not isinstance(module, LeNet5 | Cnn)
     return torch.contiguous_format if first else torch.channels_last
 
 

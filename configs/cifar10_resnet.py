@@ -5,13 +5,15 @@
 For a GPU; add `--config.compute_dtype=bfloat16`. The teacher does not come with the
 package; configs/teachers/cifar10_resnet34.py trains it, or name weights of your own:
 `--config.teacher.weights=FILE.safetensors` (or `.pth` of PyTorch, with mean and std).
-No accuracy has been measured yet and nothing was tuned. docs/cost.md has the arithmetic
-of every variant, and the seconds that it should take. On a CPU only `:smoke` is of use,
-which shows the whole way in a few minutes of two cores, and no accuracy.
+No accuracy has been measured yet. docs/cost.md has the arithmetic of every variant, and
+the seconds that it should take. On a CPU only `:smoke` is of use, which shows the whole
+way in a few minutes of two cores, and no accuracy.
 
-Data-free methods to compare with, from the same teacher: Wang (2021), Nayak et al.
-(2019), Chen et al. (2019), Yin et al. (2020), unoptimised noise.
+Data-free methods to compare with, from the same teacher: the first version's recipe,
+Wang (2021), Nayak et al. (2019), Chen et al. (2019), Yin et al. (2020), unoptimised
+noise.
 
+    python -m dfkd_jax.main --config=configs/cifar10_resnet.py:first
     python -m dfkd_jax.main --config=configs/cifar10_resnet.py:paper
     python -m dfkd_jax.main --config=configs/cifar10_resnet.py:zskd
     python -m dfkd_jax.main --config=configs/cifar10_resnet.py:dafl
@@ -22,9 +24,10 @@ NOT data-free, to compare with: the teacher's answers about the real training im
 
     python -m dfkd_jax.main --config=configs/cifar10_resnet.py:kd
 
-Settings are those of configs/cifar10_alexnet.py, which says where each is from, but for
-what follows here. The feature layer is the vector of 512 that the last layer reads; its
-units' incoming weights are the kernels of the last convolution.
+The recipe is the same for every teacher. Settings of other methods are those of
+configs/cifar10_alexnet.py, which says where each is from, but for what follows here.
+Their feature layer is the vector of 512 that the last layer reads; its units' incoming
+weights are the kernels of the last convolution.
 `--config.targets.window=average` averages these over their windows: docs/ablations.md
 compares both, with smaller networks.
 """
@@ -49,10 +52,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.teacher.weights = "runs/teacher_cifar10_resnet34/seed0/teacher.safetensors"
     config.student.network = "resnet18"
     config.student.arguments = {}  # It has no dropout to be turned off.
-    if "distillation" in config:
-        # Networks with skip connections cannot start as a part of the teacher.
+    if variant == "first":  # A chain of layers alone can be a part of the teacher.
         config.distillation.start = "random"
-    if "targets" in config:
+    if "targets" in config and variant not in ALEXNET["OURS"]:
         config.targets.feature_layer = "pool"
     if variant in CHANGES:
         CHANGES[variant](config)
@@ -60,9 +62,14 @@ def get_config(variant: str = "default") -> ConfigDict:
 
 
 def _recipe(config: ConfigDict) -> None:
-    config.targets.sigma = 2.0
     config.synthesis.num_images = 51_200
     config.synthesis.images_per_device = 256
+    config.distillation.num_steps = 80_000
+
+
+def _first_recipe(config: ConfigDict) -> None:
+    _recipe(config)
+    config.targets.sigma = 2.0
     config.synthesis.num_steps = 500
     config.synthesis.batch_norm = 0.05  # AlexNet's, spread over seven times the layers.
     _distillation(config.distillation)
@@ -109,6 +116,7 @@ def _kd(config: ConfigDict) -> None:
 
 CHANGES = {
     "default": _recipe,
+    "first": _first_recipe,
     "smoke": _smoke,
     "noise": _noise,
     "dafl": _dafl,

@@ -168,7 +168,7 @@ def methods(results: Collection, task: str) -> str:
             _gap(row, rows),
             _published(results.published, row),
             duration(row.seconds),
-            f"`{row.arguments}`",
+            f"`{results.arguments(row)}`",
         ]
         for row in rows
     ]
@@ -205,7 +205,7 @@ def _gap(row, rows):
         other
         for other in rows
         if other.method == STANDARD
-        and other.first["student"]["network"] == row.first["student"]["network"]
+        and other.first["student"]["parameters"] == row.first["student"]["parameters"]
     ]
     if row.method == STANDARD or not standard:
         return ""

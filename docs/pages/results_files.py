@@ -105,6 +105,11 @@ class Collection:
         """A method as tables call it."""
         return self.published.get("methods", {}).get(name, name.replace("_", " "))
 
+    def arguments(self, row: Row) -> str:
+        """Of the command that makes a row again, where the config has changed since."""
+        now = self.published.get("commands", {})
+        return now.get(f"{row.task}/{row.method}", row.arguments)
+
     def task(self, name: str) -> str:
         """A task as tables call it."""
         return self.published.get("tasks", {}).get(name, name.replace("_", " "))
