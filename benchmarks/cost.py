@@ -70,9 +70,10 @@ def filled(text: str) -> str:
 
 
 @functools.cache
-def network(name: str) -> tuple[tuple[int, ...], int]:
-    """Multiply-adds by layer, and the number of parameters."""
-    return counted(Linen(registry.create(name, num_classes=10)), SHAPE)
+def network(name: str, arguments: str = "{}") -> tuple[tuple[int, ...], int]:
+    """Multiply-adds by layer, and the number of parameters; `arguments` as JSON."""
+    made = registry.create(name, num_classes=10, arguments=json.loads(arguments))
+    return counted(Linen(made), SHAPE)
 
 
 @functools.cache
@@ -106,7 +107,8 @@ def operations(config: Any) -> dict[str, float]:
         per_image = measure.training_operations(network(config.network)[0])
         return {"training": config.num_epochs * an_epoch * per_image}
     teacher, student = (
-        network(each.network)[0] for each in (config.teacher, config.student)
+        network(each.network, json.dumps(dict(each.arguments)))[0]
+        for each in (config.teacher, config.student)
     )
     if hasattr(config, "generator"):
         # The generator is trained through the teacher, which the student asks no more.

@@ -77,10 +77,14 @@ def test_shipped_teachers_are_those_of_their_manifests():
 
 NETWORKS = {
     "LeNet-5": "lenet5",
+    "a user's CNN": "cnn",
+    "a user's wide CNN": "cnn_wide",
     "AlexNet (ZSKD)": "alexnet",
     "AlexNet (Wang)": "alexnet_wang",
     "ResNet-34": "resnet34",
     "LeNet-5 → half": "lenet5 to lenet5_half",
+    "a user's CNN → the same": "cnn to cnn, without augmentation",
+    "a user's wide CNN → the same": "cnn_wide to cnn_wide, without augmentation",
     "AlexNet (ZSKD) → half": "alexnet to alexnet_half, without augmentation",
     "ResNet-34 → ResNet-18": "resnet34 to resnet18, without augmentation",
 }
