@@ -7,13 +7,14 @@ are given stand in their place, with tensors where every `torch.nn.Module` has t
 
 import pathlib
 import pickle
+import pickletools
 import tarfile
 import types
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +36,8 @@ MAX_NAMED = 8
 MAX_ENTRIES = 100_000
 # What tensors are made with, by PyTorch itself.
 _REBUILDING = {"_rebuild_tensor_v2", "_rebuild_parameter"}
+# Of pickle's second protocol.
+_CODES = {ord(code.code) for code in pickletools.opcodes if code.proto <= 2}
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -111,8 +114,18 @@ class Unknown:
     __setitem__ = append = extend = add = _ignore
 
 
-class Unpickler(pickle.Unpickler):
-    """Imports nothing but what tensors are made with."""
+class Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Imports nothing but what tensors are made with.
+
+    It is the one that is written in Python, and knows what `torch.save` writes alone:
+    else a large number in a small file takes gigabytes.
+    """
+
+    dispatch: ClassVar = {
+        code: function
+        for code, function in pickle._Unpickler.dispatch.items()  # pyright: ignore[reportAttributeAccessIssue]
+        if code in _CODES
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """The class or function, or a class without code in its place."""

@@ -166,7 +166,8 @@ def _torch_files():
         return []
     found = []
     tensors = {name: torch.from_numpy(value) for name, value in _state_dict().items()}
-    for content in (tensors, {"state_dict": tensors, "epoch": 3}):
+    whole = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    for content in (tensors, {"state_dict": tensors, "epoch": 3}, whole):
         for modern in (True, False):
             stream = io.BytesIO()
             torch.save(content, stream, _use_new_zipfile_serialization=modern)

@@ -4,6 +4,8 @@ import datetime
 import io
 import pathlib
 import pickle
+import tracemalloc
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +240,33 @@ def test_names_in_a_file_are_not_imported(name):
     found = torch_files.Unpickler(io.BytesIO()).find_class(module, last)
     assert (found.__module__, found.__name__) == (module, last)
     assert type(found("echo", 1)).__mro__[1] is torch_files.Unknown
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x02X\x01\0\0\0ar\xff\xff\xff\x7f.",  # To be kept in place 2³¹ - 1.
+        b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b".",  # 64 GiB of bytes.
+        b"\x80\x04\x8d" + (2**36).to_bytes(8, "little") + b".",  # As much text.
+    ],
+)
+@pytest.mark.parametrize("modern", [True, False])
+def test_large_numbers_in_small_files_take_no_memory(tmp_path, program, modern):
+    path = tmp_path / "w.pt"
+    if modern:
+        torch.save(Whole(), path)
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, held in files.items():
+                archive.writestr(name, program if name.endswith(".pkl") else held)
+    else:
+        path.write_bytes(program)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="save model"):
+        pytorch.read_state_dict(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and more"])
