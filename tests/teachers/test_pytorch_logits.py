@@ -245,7 +245,7 @@ def test_names_in_a_file_are_not_imported(name):
 @pytest.mark.parametrize(
     "program",
     [
-        b"\x80\x02X\x01\0\0\0ar\xff\xff\xff\x7f.",  # To be kept in place 2³¹ - 1.
+        b"\x80\x02cos\nsystem\nr\xff\xff\xff\x0f.",  # Kept in place 2²⁸ - 1.
         b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b".",  # 64 GiB of bytes.
         b"\x80\x04\x8d" + (2**36).to_bytes(8, "little") + b".",  # As much text.
     ],
