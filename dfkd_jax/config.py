@@ -293,8 +293,8 @@ class DistillationConfig:
         temperature: τ of "hinton" and of stored labels; 0 for the size of this
             teacher's logits (`methods/pilot.py`).
         start: What the student starts with: "random", or "teacher" if it is the
-            teacher, only narrower: a part of its units, fitted layer by layer to say
-            what they said. "auto" is "teacher" where that can be.
+            teacher, only narrower, in any framework: a part of its units, fitted layer
+            by layer to say what they said. "auto" is "teacher" where that can be.
         feature_layer: A layer that teacher and student both have, equally wide: the
             student learns the teacher's output there, too, and starts with the
             teacher's weights wherever it has some of the same name and shape. Empty:

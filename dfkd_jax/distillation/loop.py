@@ -201,7 +201,7 @@ def distil(
                 f"Start: a part of the teacher, fitted on {len(images):,} images"
             )
             start = parallel.of_the_first(
-                starts.init_from_pruned_teacher(teacher, student, images)
+                starts.init_from_pruned_teacher(teacher, student, start, images)
             )
             stopwatch.add("distillation", time.monotonic() - started)
         elif config.feature_layer:

@@ -5,17 +5,21 @@ Then, layer by layer, the kernel is fitted by least squares: from what the stude
 layers say before it, it is to say what the teacher's kept units say, so that the kept
 ones stand in for the rest (He, Zhang and Sun, ICCV 2017, of channels that are pruned).
 The images are those that the student will learn from, so nothing else is needed.
+
+Layers belong together by their place in the chain, and their weights by what they are
+for: names, layouts and frameworks of teacher and student may differ.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import fast
@@ -29,18 +33,52 @@ RIDGE = 1e-3  # Of the mean square of a layer's inputs: the pull of the old kern
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerGraph:
+class Link:
+    """A layer of a chain, and where its weights are among the network's variables.
+
+    Attributes:
+        layer: With a kernel.
+        kernel: Path of its leaf.
+        places: Of each number of the kernel in that leaf, flat; `[rows, units]`.
+        by_unit: The same, `[places, units of the layer before, units]`.
+        bias: Path of its leaf, or None.
+        stride: Numbers of one unit of the layer before in a row, in this one's inputs.
+    """
+
+    layer: Layer
+    kernel: str
+    places: Int[np.ndarray, "rows units"]
+    by_unit: Int[np.ndarray, "places inputs units"]
+    bias: str | None
+    stride: int
+
+
+class Role(NamedTuple):
+    """What a leaf is for: the first, second, … "mean", "mul", … behind a layer."""
+
+    layer: int
+    name: str
+    count: int
+
+
+class Chain(NamedTuple):
     """What of a network matters here.
 
     Attributes:
-        layers: With a kernel, by name, in calling order.
-        owners: Name of the last of these up to each module, None before the first.
+        links: In calling order.
+        others: Leaves that are no kernel and no bias, and how many numbers of one unit
+            of the layer before them are in a row; 0 if they are not of its units.
         shapes: Of all variables by name, as in `weights.flatten`.
+        reason: Why its layers cannot be fitted one after the other, or nothing; there
+            are no links then.
+        names: Of its layers.
     """
 
-    layers: dict[str, Layer]
-    owners: dict[str, str | None]
+    links: tuple[Link, ...]
+    others: dict[Role, tuple[str, int]]
     shapes: dict[str, tuple[int, ...]]
+    reason: str
+    names: tuple[str, ...]
 
 
 def check(*, teacher: Network, student: Model) -> None:
@@ -56,18 +94,21 @@ def check(*, teacher: Network, student: Model) -> None:
 def obstacle(*, teacher: Network, student: Model) -> str:
     """Returns why the student cannot start as a part of the teacher, or nothing."""
     shape = teacher.description.image_shape
-    theirs, own = layer_graph(teacher.model, shape), layer_graph(student, shape)
-    return (
-        _different_layers(theirs, own)
-        or _unfit(teacher.model, shape)
-        or _unfit(student, shape)
-        or _different_shapes(theirs, own)
-    )
+    theirs, own = chain(teacher.model, shape), chain(student, shape)
+    if not own.names:
+        return "it shows no layers"
+    if len(theirs.names) != len(own.names):
+        return (
+            f"the student's are {', '.join(own.names)}, the teacher's "
+            f"{', '.join(theirs.names)}"
+        )
+    return theirs.reason or own.reason or _too_different(theirs, own)
 
 
 def init_from_pruned_teacher(
     teacher: Network,
     student: Model,
+    start: Any,
     images: Float[Array | np.ndarray, "n height width channels"],
 ) -> Any:
     """The student's variables: a part of the teacher's, fitted on images.
@@ -75,22 +116,29 @@ def init_from_pruned_teacher(
     Args:
         teacher: It and the student have passed `check`.
         student: As functions of arrays.
+        start: The student's variables, of which those stay that no image meets.
         images: Normalized.
     """
     shape = images.shape[1:]
-    theirs, own = layer_graph(teacher.model, shape), layer_graph(student, shape)
-    variables = weights.flatten(teacher.variables)
+    theirs, own = chain(teacher.model, shape), chain(student, shape)
     kept = choose_units(teacher, images, theirs=theirs, own=own)
-    start = slice_variables(variables, kept, theirs=theirs, own=own)
+    variables = weights.flatten(teacher.variables)
+    start = weights.flatten(start) | slice_variables(
+        variables, kept, theirs=theirs, own=own
+    )
     with progress.track("start", total=len(kept), done=0, unit="layers") as update:
-        for place, name in enumerate(own.layers, 1):
-            ask = functools.partial(_sums, teacher.model, student, name, kept[name])
-            is_convolution = len(own.layers[name].kernel_shape) > 2
-            some = images[:CONV_IMAGES] if is_convolution else images
-            start |= fit_least_squares(
-                name, start, *_add_up(jax.jit(ask), (variables, start), some)
+        for place, link in enumerate(own.links):
+            ask = functools.partial(
+                _sums,
+                (teacher.model, theirs.links[place].layer.name),
+                (student, link.layer.name),
+                kept[place],
             )
-            update(place)
+            is_convolution = len(link.layer.kernel_shape) > 2
+            some = images[:CONV_IMAGES] if is_convolution else images
+            sums = _add_up(jax.jit(ask), (variables, start), some)
+            start |= fit_least_squares(link, start, *sums)
+            update(place + 1)
     return weights.unflatten(start, source="The student")
 
 
@@ -98,10 +146,10 @@ def choose_units(
     teacher: Network,
     images: Float[Array | np.ndarray, "n height width channels"],
     *,
-    theirs: LayerGraph,
-    own: LayerGraph,
-) -> dict[str, np.ndarray]:
-    """Which units of the teacher's layers the student keeps, in their order.
+    theirs: Chain,
+    own: Chain,
+) -> list[np.ndarray]:
+    """Which units of each of the teacher's layers the student keeps, in their order.
 
     Args:
         teacher: Whose layers they are.
@@ -110,29 +158,29 @@ def choose_units(
         own: Of the student, which says how many.
     """
     variables = weights.flatten(teacher.variables)
-    names = list(theirs.layers)
-    units = [theirs.layers[name].num_units for name in names]
+    units = [link.layer.num_units for link in theirs.links]
 
     def moments(variables, images):
         _, seen = _inputs(teacher.model, variables, images)
-        rows = [
-            seen[name].reshape(-1, number)
-            for name, number in zip(names[1:], units[:-1], strict=True)
-        ]
-        return [(len(each), each.sum(0), each.T @ each) for each in rows]
+        found = []
+        for link, number in zip(theirs.links[1:], units[:-1], strict=True):
+            rows = seen[link.layer.name].reshape(-1, number, link.stride)
+            rows = jnp.moveaxis(rows, 1, -1).reshape(-1, number)
+            found.append((len(rows), rows.sum(0), rows.T @ rows))
+        return found
 
-    kept = {names[-1]: np.arange(units[-1])}
+    kept = []
     sums = _add_up(jax.jit(moments), (variables,), images)
     for place, (count, first, second) in enumerate(sums):
-        mean = first / count
-        kernel = variables[f"params/{names[place + 1]}/kernel"]
-        kernel = kernel.reshape(-1, units[place], kernel.shape[-1])
-        kept[names[place]] = select_channels(
+        mean, following = first / count, theirs.links[place + 1]
+        kernel = variables[following.kernel].reshape(-1)[following.by_unit]
+        chosen = select_channels(
             second / count - np.outer(mean, mean),
             np.einsum("wio,wjo->ij", kernel, kernel, optimize=True),
-            number=own.layers[names[place]].num_units,
+            number=own.links[place].layer.num_units,
         )
-    return kept
+        kept.append(chosen)
+    return [*kept, np.arange(units[-1])]
 
 
 def select_channels(
@@ -150,7 +198,7 @@ def select_channels(
     """
     rest = np.array(covariance, np.float64)
     costs = weights @ rest
-    least = 1e-9 * rest.trace() / len(rest)
+    least = max(1e-9 * rest.trace() / len(rest), 1e-12)  # No unit may vary.
     free = np.ones(len(rest), bool)
     for _ in range(number):
         own = rest.diagonal()
@@ -166,75 +214,89 @@ def select_channels(
 
 def slice_variables(
     variables: Mapping[str, Any],
-    kept: Mapping[str, np.ndarray],
+    kept: list[np.ndarray],
     *,
-    theirs: LayerGraph,
-    own: LayerGraph,
+    theirs: Chain,
+    own: Chain,
 ) -> dict[str, Any]:
     """The student's variables by name: the teacher's, of the kept units alone."""
-    before = dict(zip(theirs.layers, [None, *theirs.layers], strict=False))
-
-    def take(leaf, layer, axis):
-        units = theirs.layers[layer].num_units
-        # Flattened maps have the units of a place, place after place.
-        places = np.arange(leaf.shape[axis] // units)[:, None] * units
-        return leaf.take((places + kept[layer]).reshape(-1), axis)
-
+    before = [np.arange(theirs.links[0].by_unit.shape[1]), *kept]
     start = {}
-    for path, shape in own.shapes.items():
-        leaf = np.asarray(variables[path])
-        module = path.partition("/")[2].rpartition("/")[0]
-        if module in theirs.layers and path.endswith("/kernel") and before[module]:
-            leaf = take(leaf, before[module], -2)
-        if leaf.shape != shape and theirs.owners.get(module):
-            leaf = take(leaf, theirs.owners[module], -1)
-        start[path] = leaf
+    for place, (their, link) in enumerate(zip(theirs.links, own.links, strict=True)):
+        kernel = np.asarray(variables[their.kernel])
+        kernel = kernel.reshape(-1)[their.by_unit]
+        kernel = kernel[:, before[place]][:, :, kept[place]]
+        start[link.kernel] = _laid(kernel, link.by_unit, own.shapes[link.kernel])
+        if link.bias:
+            bias = np.zeros(len(kept[place]), kernel.dtype)
+            if their.bias:
+                bias = np.asarray(variables[their.bias]).reshape(-1)[kept[place]]
+            start[link.bias] = bias.reshape(own.shapes[link.bias])
+    for role, (path, inner) in own.others.items():
+        source, their_inner = theirs.others[role]
+        leaf, shape = np.asarray(variables[source]), own.shapes[path]
+        if inner:  # Numbers by unit, however they lie.
+            num_units = theirs.links[role.layer].layer.num_units
+            leaf = leaf.reshape(-1, num_units, their_inner).swapaxes(1, 2)
+            leaf = leaf[..., kept[role.layer]]
+            leaf = leaf.reshape(-1, inner, leaf.shape[-1]).swapaxes(1, 2)
+        start[path] = leaf.reshape(shape)
     return start
 
 
 def fit_least_squares(
-    name: str, start: Mapping[str, Any], squares: np.ndarray, products: np.ndarray
+    link: Link,
+    start: Mapping[str, Any],
+    squares: Float[np.ndarray, "inputs inputs"],
+    products: Float[np.ndarray, "inputs units"],
 ) -> dict[str, Any]:
     """Kernel and bias of a layer by least squares, drawn to what they are a little.
 
     Args:
-        name: Of the layer.
+        link: The student's.
         start: The student's variables by name.
-        squares: `[inputs, inputs]`, of what the kernel is multiplied with; with a bias,
-            a last input that is always 1.
-        products: `[inputs, units]`, of that and what is wanted of the units.
+        squares: Of what the kernel is multiplied with; with a bias, a last input that
+            is always 1.
+        products: Of that and what is wanted of the units.
     """
-    kernel = start[f"params/{name}/kernel"]
-    bias = start.get(f"params/{name}/bias")
-    old = kernel.reshape(-1, kernel.shape[-1])
-    if bias is not None:
-        old = np.concatenate([old, bias[None]])
+    leaf = np.asarray(start[link.kernel])
+    old = leaf.reshape(-1)[link.places]
+    if link.bias:
+        old = np.concatenate([old, np.reshape(start[link.bias], (1, -1))])
     ridge = RIDGE * np.trace(squares) / len(squares) + 1e-9
     change = np.linalg.solve(
         squares + ridge * np.eye(len(squares)), products - squares @ old
     )
-    new = (old + change).astype(kernel.dtype)
-    if bias is None:
-        return {f"params/{name}/kernel": new.reshape(kernel.shape)}
-    return {
-        f"params/{name}/kernel": new[:-1].reshape(kernel.shape),
-        f"params/{name}/bias": new[-1],
-    }
+    new = (old + change).astype(leaf.dtype)
+    kernel = new[: len(link.places)]
+    fitted = {link.kernel: _laid(kernel, link.places, leaf.shape)}
+    if link.bias:
+        fitted[link.bias] = new[-1].reshape(np.shape(start[link.bias]))
+    return fitted
 
 
-def _sums(teacher, student, name, kept, variables, start, images):
+def _laid(numbers, places, shape):
+    """A leaf with each of the numbers in its place."""
+    leaf = np.empty(places.size, numbers.dtype)
+    leaf[places] = numbers
+    return leaf.reshape(shape)
+
+
+def _sums(theirs, own, kept, variables, start, images):
     """Of a layer: squares of the student's inputs, products with what is wanted."""
-    kernel, bias = f"params/{name}/kernel", f"params/{name}/bias"
+    (teacher, name), (student, own_name) = theirs, own
     looked, seen = _inputs(student, start, images)
-    inputs = looked.patches(name, seen[name])
-    if bias in start:
+    inputs = looked.patches(own_name, seen[own_name])
+    if looked.bias_leaf(own_name):
         inputs = jnp.concatenate([inputs, jnp.ones((len(inputs), 1))], axis=1)
     looked, seen = _inputs(teacher, variables, images)
+    tree = weights.unflatten(variables, source="The network")
+    bias = looked.bias(tree, name)
     wanted = looked.linear(
         name,
         seen[name],
-        variables[kernel][..., kept],
-        variables[bias][kept] if bias in variables else None,
+        looked.kernel(tree, name)[..., kept],
+        None if bias is None else bias[kept],
     )
     return inputs.T @ inputs, inputs.T @ wanted
 
@@ -256,66 +318,106 @@ def _inputs(model, variables, images):
     return looked, looked.inputs(tree, images, plan=fast.best())
 
 
-def layer_graph(model: Model, shape: tuple[int, ...]) -> LayerGraph:
-    """The layer graph of a network for images of (height, width, channels)."""
+def chain(model: Model, shape: tuple[int, ...]) -> Chain:
+    """A network for images of (height, width, channels), as a chain of layers."""
     variables = model.shapes(shape)
     looked = model.graph(variables, shape)
+    flat = weights.flatten(variables)
+    shapes = {path: leaf.shape for path, leaf in flat.items()}
     layers = {
         name: each for name, each in looked.layers.items() if each.kernel_layer == name
     }
-    flat = weights.flatten(variables)
-    return LayerGraph(
-        layers=layers,
-        owners=looked.owners(),
-        shapes={path: leaf.shape for path, leaf in flat.items()},
-    )
-
-
-def _different_layers(theirs, own):
-    """Why the student's layers are no part of the teacher's, or nothing."""
-    if not own.layers:
-        return "it shows no layers"
-    if list(theirs.layers) != list(own.layers):
-        return (
-            f"the student's are {', '.join(own.layers)}, the teacher's "
-            f"{', '.join(theirs.layers)}"
-        )
-    for name, layer in own.layers.items():
-        if layer.num_units > theirs.layers[name].num_units:
-            return f"{name!r} is wider in the student"
-        if max(layer.calls, theirs.layers[name].calls) > 1:
-            return f"{name!r} is called several times"
-    if layer.num_units != theirs.layers[name].num_units:
-        return f"{name!r}, the last one, is narrower in the student, too"
-    return ""
-
-
-def _different_shapes(theirs, own):
-    """Why the student's variables are no part of the teacher's, or nothing."""
-    if missing := own.shapes.keys() - theirs.shapes.keys():
-        return f"the teacher has no {min(missing)}"
-    kept = {name: np.arange(layer.num_units) for name, layer in own.layers.items()}
-    blank = {path: np.zeros(shape) for path, shape in theirs.shapes.items()}
-    for path, leaf in slice_variables(blank, kept, theirs=theirs, own=own).items():
-        if leaf.shape != own.shapes[path]:
-            return (
-                f"{path} is {own.shapes[path]} in the student and "
-                f"{theirs.shapes[path]} in the teacher"
+    names = tuple(layers)
+    reason = _unfit(looked, layers)
+    links = []
+    for place, (name, layer) in enumerate(layers.items()):
+        if reason:
+            break
+        units, strides = layer.kernel_shape[-2], (1, 1)
+        if place:
+            units = links[-1].layer.num_units
+            strides = looked.units_in(name, names[place - 1])
+        leaf = looked.kernel_leaf(name)
+        if leaf is None:
+            reason = f"{name!r} computes its kernel from other weights"
+        elif strides is None:
+            reason = f"{name!r} does not read the units of {names[place - 1]!r}"
+        else:
+            stride, inner = strides
+            places = leaf[1].reshape(-1, layer.num_units)
+            by_unit = places.reshape(-1, units, inner, layer.num_units)
+            by_unit = by_unit.swapaxes(1, 2).reshape(-1, units, layer.num_units)
+            links.append(
+                Link(
+                    layer=layer,
+                    kernel=leaf[0],
+                    places=places,
+                    by_unit=by_unit,
+                    bias=looked.bias_leaf(name),
+                    stride=stride,
+                )
             )
-    return ""
+    if reason:
+        return Chain((), {}, shapes, reason, names)
+    return Chain(tuple(links), _others(looked, links, shapes), shapes, "", names)
 
 
-def _unfit(model, shape):
+def _others(looked, links, shapes):
+    """Leaves that are no kernel and no bias, by what they are for."""
+    taken = {path for link in links for path in (link.kernel, link.bias)}
+    places = {link.layer.name: place for place, link in enumerate(links)}
+    found = {}
+    for path, owner in looked.owners().items():
+        if path not in taken:
+            count, layer = 0, places.get(owner.layer, -1)
+            while (role := Role(layer, owner.role, count)) in found:
+                count += 1
+            inner = owner.inner or 0
+            if inner and math.prod(shapes[path]) % (
+                inner * links[layer].layer.num_units
+            ):
+                inner = 0
+            found[role] = path, inner
+    return found
+
+
+def _unfit(looked, layers):
     """Why the layers of a network cannot be fitted one after the other, or nothing."""
-    variables = model.shapes(shape)
-    looked = model.graph(variables, shape)
-    flat = weights.flatten(variables)
-    for name, layer in looked.layers.items():
-        if layer.kernel_layer == name and f"params/{name}/kernel" not in flat:
-            return f"{name!r} keeps its weights otherwise than Flax's layers"
     if odd := looked.unfit:
         return f"{odd!r} is a layer of a kind that cannot be fitted by least squares"
+    for name, layer in layers.items():
+        if layer.calls > 1:
+            return f"{name!r} is called several times"
     around = [name for name, layer in looked.layers.items() if not layer.is_cut]
     if around:
         return f"something goes round {around[0]!r}"
+    return ""
+
+
+def _too_different(theirs, own):
+    """Why the student is no part of the teacher, or nothing."""
+    for their, link in zip(theirs.links, own.links, strict=True):
+        name = link.layer.name
+        if link.layer.num_units > their.layer.num_units:
+            return f"{name!r} is wider in the student"
+        if len(link.by_unit) != len(their.by_unit):
+            return (
+                f"{name!r} is {link.layer.kernel_shape} in the student and "
+                f"{their.layer.kernel_shape} in the teacher"
+            )
+    if link.layer.num_units != their.layer.num_units:
+        return f"{name!r}, the last one, is narrower in the student, too"
+    for role, (path, inner) in own.others.items():
+        if role not in theirs.others:
+            return f"the teacher has nothing that could be {path}"
+        source, their_inner = theirs.others[role]
+        sizes = [math.prod(own.shapes[path]), math.prod(theirs.shapes[source])]
+        if inner and their_inner:
+            sizes[0] //= own.links[role.layer].layer.num_units
+            sizes[1] //= theirs.links[role.layer].layer.num_units
+        if sizes[0] != sizes[1]:
+            return (
+                f"{path} is {own.shapes[path]} in the student and "
+                f"{theirs.shapes[source]} in the teacher"
+            )
     return ""

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 # Calls whose insides are laid open. Rematerialisation is given up by that.
@@ -101,6 +102,21 @@ class Layer:
     def is_of_tokens(self) -> bool:
         """Whether its output is neither a vector nor feature maps."""
         return len(self.output_shape) not in (1, 3)
+
+
+class Owner(NamedTuple):
+    """Where a leaf of a network belongs.
+
+    Attributes:
+        layer: The last one that was called before the leaf is used, or None.
+        inner: How many numbers lie next to each other of one unit of that layer, along
+            the axis that the leaf is spread over; None if that cannot be told.
+        role: What is done with it: "mean" and "var" of a BatchNorm, "add", "mul".
+    """
+
+    layer: str | None
+    inner: int | None
+    role: str
 
 
 class _Place(NamedTuple):
@@ -429,7 +445,10 @@ class Graph:
         if maker is not None and maker.primitive.name in _ADDITIONS:
             images = [v for v in _variables(maker.invars) if v in self._of_images]
             means = [v for v in _variables(maker.invars) if v not in self._of_images]
-            if len(images) == 1 and len(means) == 1:
+            is_taken_off = maker.primitive.name == "sub" or any(
+                eqn.primitive.name == "neg" for eqn in _needed(self._eqns, means)
+            )  # What is added is the bias of a layer.
+            if len(images) == 1 and len(means) == 1 and is_taken_off:
                 sources = self._sources.get(means[0], frozenset())
                 if len(sources) == 1 and self._fits(sources, root):
                     axes = self._varying(means[0], images[0].aval.ndim)
@@ -621,20 +640,109 @@ class Graph:
         one_each = jnp.eye(math.prod(shape), dtype=inputs.dtype)
         return self.linear(name, inputs, one_each.reshape(*shape, -1))
 
-    def owners(self) -> dict[str, str | None]:
-        """For each module with leaves, the last layer up to where they are used."""
+    def kernel_leaf(self, name: str) -> tuple[str, np.ndarray] | None:
+        """Where a layer's kernel is kept.
+
+        Returns:
+            Path of its leaf, and for each number of `kernel` its place in that leaf,
+            flat; None where the kernel is computed from its leaves.
+        """
+        var, order = self._kernels[name]
+        path, *others = self.layers[name].leaves
+        eqns = _needed(self._eqns, [var])
+        if others or any(eqn.primitive.name not in _LAYOUT for eqn in eqns):
+            return None
+        leaf = self._leaf_vars[path]
+        numbers = np.arange(leaf.aval.size).reshape(leaf.aval.shape)
+        (laid,) = interpret(eqns, {leaf: numbers}, [var])
+        return path, np.asarray(order.ordered(laid), np.int64)
+
+    def bias_leaf(self, name: str) -> str | None:
+        """Path of what a layer adds, one number a unit; None if it adds nothing."""
+        eqn = self._maker[self._places[name].var]
+        if eqn.primitive.name not in _ADDITIONS:
+            return None
+        (var,) = [v for v in _variables(eqn.invars) if v not in self._of_images]
+        (path,) = self._sources[var]
+        is_whole = self._leaf_vars[path].aval.size == self.layers[name].num_units
+        return path if is_whole else None
+
+    def units_in(self, name: str, before: str) -> tuple[int, int] | None:
+        """Where a layer gets the units of the one before it.
+
+        Returns:
+            How many numbers lie next to each other of one unit, in what `inputs` gives
+            and in the inputs of `kernel`; None where that cannot be told.
+        """
+        eqn = self._layer_eqns[name]
+        (var,) = [one for one in _variables(eqn.invars) if one in self._of_images]
+        stride = self._units(before).get(var)
+        units = self.layers[before].num_units
+        if stride is None:
+            return None
+        axis, inner = _axis_of(var.aval.shape, stride, units)
+        numbers = eqn.params["dimension_numbers"]
+        if eqn.primitive.name == "conv_general_dilated":
+            return (stride, inner) if axis == numbers.lhs_spec[1] else None
+        taken = numbers[0][0 if eqn.invars[0] is var else 1]
+        if axis not in taken:
+            return None
+        later = taken[taken.index(axis) + 1 :]
+        return stride, inner * math.prod(var.aval.shape[one] for one in later)
+
+    def _units(self, name):
+        """Values with a layer's units, and how many numbers of one are in a row."""
+        eqn, order = self._layer_eqns[name], self._kernels[name][1]
+        (var,), units = eqn.outvars, self.layers[name].num_units
+        found = {var: math.prod(var.aval.shape[order.unit_axis + 1 :])}
+        layers = {id(one) for one in self._layer_eqns.values()}
+        for eqn in self._eqns:
+            carried = [one for one in _variables(eqn.invars) if one in found]
+            if not carried or id(eqn) in layers:
+                continue
+            for made in eqn.outvars:
+                stride = _carried(eqn, carried[0], made, found[carried[0]], units)
+                if stride is not None:
+                    found[made] = stride
+        return found
+
+    def owners(self) -> dict[str, Owner]:
+        """Of each leaf that meets the images: the last layer up to there, and its role.
+
+        Kernels and biases are among them.
+        """
         names = {id(eqn): name for name, eqn in self._layer_eqns.items()}
-        found: dict[str, str | None] = {}
-        last = None
+        found: dict[str, Owner] = {}
+        last, units, number = None, {}, 0
         for eqn in self._eqns:
             inputs = _variables(eqn.invars)
             if self._of_images.isdisjoint(inputs):
                 continue
-            last = names.get(id(eqn), last)
+            if id(eqn) in names:
+                last = names[id(eqn)]
+                units, number = self._units(last), self.layers[last].num_units
+            inner = None
             for var in inputs:
-                for path in self._sources.get(var, ()):
-                    found.setdefault(_owner(path), last)
+                if var in units:
+                    inner = _axis_of(var.aval.shape, units[var], number)[1]
+            for path in sorted(
+                path for var in inputs for path in self._sources.get(var, ())
+            ):
+                role = self._role(path)
+                found.setdefault(path, Owner(layer=last, inner=inner, role=role))
         return found
+
+    def _role(self, path):
+        """What a leaf is for: "mean", "var", or the first operation with it: "mul"."""
+        for norm in self._norms:
+            if path in (norm.mean, norm.var):
+                return "mean" if path == norm.mean else "var"
+        var = self._leaf_vars[path]
+        while True:
+            (eqn,) = self._users[var][:1] or [None]
+            if eqn is None or eqn.primitive.name not in _SPREADING:
+                return eqn.primitive.name if eqn else ""
+            (var,) = eqn.outvars[:1]
 
     @functools.cached_property
     def _ending(self):
@@ -1085,6 +1193,43 @@ def _moved(eqn, axis):
         if side == size and math.prod(after[:place]) == ahead:
             return place
     return None
+
+
+def _axis_of(shape, stride, units) -> tuple[Any, Any]:
+    """The axis that units lie along, and how many numbers of it one unit has.
+
+    Args:
+        shape: Of the value.
+        stride: Numbers that one unit has in a row, in C order.
+        units: How many there are.
+    """
+    for axis in range(len(shape)):
+        inner, rest = divmod(stride, math.prod(shape[axis + 1 :]))
+        if not rest and inner and shape[axis] % (inner * units) == 0:
+            return axis, inner
+    return None, None
+
+
+def _carried(eqn, before, after, stride, units):
+    """The numbers that a unit has in a row behind an equation; None if unknown."""
+    name, shape = eqn.primitive.name, after.aval.shape
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return stride
+    axis, inner = _axis_of(before.aval.shape, stride, units)
+    if axis is None:
+        return None
+    if name == "transpose":
+        to = eqn.params["permutation"].index(axis)
+    elif name == "broadcast_in_dim":
+        to = eqn.params["broadcast_dimensions"][axis]
+    elif name.startswith("reduce_") and "axes" in eqn.params:
+        taken = eqn.params["axes"]
+        to = None if axis in taken else axis - sum(one < axis for one in taken)
+    else:
+        to = axis if len(shape) == before.aval.ndim else None
+    if to is None or shape[to] != before.aval.shape[axis]:
+        return None
+    return inner * math.prod(shape[to + 1 :])
 
 
 def _chain(found):

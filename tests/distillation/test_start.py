@@ -67,6 +67,11 @@ def narrow(name, width):
     return Linen(NETWORKS[name][0](width))
 
 
+def pruned(teacher, student, images):
+    blank = student.init(jax.random.key(1), images.shape[1:])
+    return start.init_from_pruned_teacher(teacher, student, blank, images)
+
+
 def logits(model, variables, images):
     return np.asarray(jax.jit(model.logits)(variables, images))
 
@@ -79,7 +84,7 @@ def distance(one, other):
 @pytest.mark.parametrize("name", SOME)
 def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
     teacher, images = make(name, 4)
-    found = start.init_from_pruned_teacher(teacher, teacher.model, images)
+    found = pruned(teacher, teacher.model, images)
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, teacher.variables)
     answers = logits(teacher.model, found, images)
     assert distance(answers, teacher.logits(images)) < 1e-2
@@ -104,7 +109,7 @@ def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
         doubled[path] = leaf
     doubled = weights.unflatten(doubled, source="It")
     teacher = described.network(teacher, doubled, images.shape[1:])
-    found = start.init_from_pruned_teacher(teacher, student.model, images)
+    found = pruned(teacher, student.model, images)
     wanted = teacher.logits(images)
     assert distance(logits(student.model, found, images), wanted) < 0.1
 
@@ -114,9 +119,9 @@ def test_fitted_layers_are_nearer_than_cut_ones(name):
     """To what the teacher says, on images that they were not fitted on."""
     teacher, images = make(name, 8)
     student = narrow(name, 4)
-    found = start.init_from_pruned_teacher(teacher, student, images[:200])
+    found = pruned(teacher, student, images[:200])
     theirs, own = (
-        start.layer_graph(model, images.shape[1:]) for model in (teacher.model, student)
+        start.chain(model, images.shape[1:]) for model in (teacher.model, student)
     )
     flat = weights.flatten(teacher.variables)
     kept = start.choose_units(teacher, images[:200], theirs=theirs, own=own)
@@ -144,14 +149,16 @@ def test_stand_ins_by_hand():
     np.testing.assert_array_equal(
         start.select_channels(covariance, np.eye(5), number=5), np.arange(5)
     )
+    still = start.select_channels(np.full((5, 5), -1e-9), np.eye(5), number=2)
+    np.testing.assert_array_equal(still, [0, 1])  # Units that say the same always.
 
 
 def test_images_are_looked_at_in_parts(monkeypatch):
     teacher, images = make("own", 8)
     student = narrow("own", 4)
-    whole = start.init_from_pruned_teacher(teacher, student, images)
+    whole = pruned(teacher, student, images)
     monkeypatch.setattr(start, "AT_ONCE", 40)  # The last part is smaller.
-    parts = start.init_from_pruned_teacher(teacher, student, images)
+    parts = pruned(teacher, student, images)
     for one, other in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 

@@ -198,7 +198,7 @@ def keras_network(monkeypatch):
     network = keras.Sequential(
         [
             keras.Input((8, 8, 2)),
-            layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv"),
+            layers.Conv2D(4, 3, padding="same", name="conv"),
             layers.BatchNormalization(name="norm"),
             layers.ReLU(),
             layers.AveragePooling2D(2),
@@ -426,18 +426,27 @@ def test_batch_norms_and_their_moments(case, norms):
             )
 
 
+@pytest.mark.parametrize("sign", [0, 1, -1])
 @pytest.mark.parametrize("channels", [1, 3, 8])
-def test_a_batch_norm_of_any_axis_by_hand(channels):
-    """Also where every axis is as long, and the mean is taken off after the scale."""
+def test_a_batch_norm_of_any_axis_by_hand(channels, sign):
+    """Where every axis is as long; the mean is taken off after the scale or before it.
+
+    Also behind a layer's bias, which is no mean.
+    """
 
     def function(variables, images):
+        if sign:
+            images = images + variables["first"][None, :, None, None]
         scale = jax.lax.rsqrt(variables["var"] + 1e-3) * variables["scale"]
         shift = variables["bias"] - variables["mean"] * scale
+        if sign < 0:
+            shift, mean = variables["bias"], -variables["mean"]
+            images = images + mean[None, :, None, None]
         hidden = images * scale[None, :, None, None] + shift[None, :, None, None]
         return hidden.sum((2, 3))
 
-    keys = jax.random.split(KEY, 4)
-    names = "var", "scale", "bias", "mean"
+    keys = jax.random.split(KEY, 5)
+    names = "var", "scale", "bias", "mean", "first"
     variables = {
         name: jax.random.uniform(key, (channels,))
         for name, key in zip(names, keys, strict=True)
@@ -445,6 +454,7 @@ def test_a_batch_norm_of_any_axis_by_hand(channels):
     images = jax.random.normal(KEY, (8, channels, 8, 8))
     network = graph.Graph(function, variables, images)
     _, _, (moments,) = network.run(variables, images, moments=True)
+    images += abs(sign) * variables["first"][None, :, None, None]
     np.testing.assert_allclose(
         moments.mean, images.mean((0, 2, 3)), rtol=1e-5, atol=1e-6
     )
@@ -595,13 +605,13 @@ def test_what_is_no_product_with_its_kernel_is_told():
         assert [network.unfit] == list(network.layers)
 
 
-def test_modules_belong_to_the_layer_before_them():
-    assert traced("linen ResNet").owners() == {
-        "stem": "stem",
-        "norm": "stem",
-        "first": "first",
-        "first_norm": "first",
-        "second": "second",
-        "second_norm": "second",
-        "output": "output",
-    }
+def test_leaves_belong_to_the_layer_before_them():
+    owners = traced("linen ResNet").owners()
+    before = {"norm": "stem", "first_norm": "first", "second_norm": "second"}
+    roles = {"kernel": "", "scale": "mul", "bias": "add"}
+    for path, owner in owners.items():
+        _, module, leaf = path.split("/")
+        assert owner.layer == before.get(module, module)
+        assert owner.inner == 1 or leaf == "kernel"
+        assert leaf == "kernel" or owner.role == roles.get(leaf, leaf)
+    assert len(owners) == 3 * 4 + 3 + 2

@@ -1,5 +1,7 @@
 """Networks of every framework as teachers, a row each: from live to a student."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dfkd_jax import (
     from_nnx,
     from_torch,
 )
+from dfkd_jax.distillation import start
 
 pytestmark = pytest.mark.full
 IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
@@ -166,3 +169,43 @@ def _products(plan):
         else name in ("conv", "dense")
         for name, options in plan
     )
+
+
+def _chain(width):
+    return [
+        *[same_nets.conv(4 * width), "batch norm", "relu", ("pool", "max", 2)],
+        *[same_nets.conv(6 * width, 3, 1, 0), "batch norm", "relu"],
+        *[("pool", "average", 2), "flatten", ("dense", 8 * width), "relu"],
+        ("dense", 10),
+    ]
+
+
+@pytest.mark.parametrize("make_student", [linen, flax_nnx, equinox, keras])
+@pytest.mark.parametrize("make", FRAMEWORKS)
+def test_a_start_as_a_part_of_a_teacher_in_another_framework(make, make_student):
+    """As wide, it says what the teacher says; narrower, what any framework's says."""
+    images = np.random.default_rng(0).normal(size=(300, 16, 16, 3))
+    images = images.astype(np.float32)
+    wide, narrow = (
+        same_nets.plan(_chain(width), same_nets.SHAPE)[0] for width in (2, 1)
+    )
+
+    def start_of(teacher, make, plan):
+        student, _ = make(plan)
+        assert not start.obstacle(teacher=teacher, student=student.model)
+        found = start.init_from_pruned_teacher(
+            teacher, student.model, student.variables, images
+        )
+        return dataclasses.replace(student, variables=found)
+
+    def distance(one, other):
+        one, other = (jax.jit(network.logits)(images) for network in (one, other))
+        return np.sqrt(np.square(one - other).mean() / other.var(axis=0).mean())
+
+    teacher, _ = make(wide)
+    same = start_of(teacher, linen, wide)
+    assert distance(same, teacher) < 1e-2
+    assert distance(start_of(teacher, make_student, wide), teacher) < 1e-2
+    expected = start_of(same, linen, narrow)
+    assert distance(start_of(teacher, make_student, narrow), expected) < 5e-2
+    assert distance(expected, teacher) > 0.1
