@@ -83,42 +83,43 @@ def _figure(row, name):
     return row["referee"][kind][which]
 
 
-def _tell(rows, name, fitted):
+def _tell(rows, name, fitted, accuracy=None):
+    """Agreement by a fit; teachers are as accurate as they are, or as is assumed."""
     return np.array(
         [
-            referee.model(fitted, _figure(row, name), row["teacher_accuracy"])
+            referee.model(
+                fitted, _figure(row, name), accuracy or row["teacher_accuracy"]
+            )
             for row in rows
         ]
     )
 
 
-def _fit(rows, name, *, knows_teachers):
+def _fit(rows, name):
     """Offset, slope and hardness by least squares, in units of `referee.deviation`."""
     truth = np.array([row["agreement"] for row in rows])
     units = np.array([referee.deviation(share) for share in truth])
     names = ("offset", "slope", "hardness")
 
     def residuals(values):
-        fitted = dict(zip(names, [*values, 0.0], strict=False))
+        fitted = dict(zip(names, values, strict=True))
         return (_tell(rows, name, fitted) - truth) / units
 
-    bounds = ([-5, 0, 0], [8, 5, 3]) if knows_teachers else ([-5, 0], [8, 5])
-    start = [1.5, 1.5, 0.5][: len(bounds[0])]
-    found = scipy.optimize.least_squares(residuals, start, bounds=bounds).x
+    bounds = ([-5, 0, 0], [8, 5, 3])
+    found = scipy.optimize.least_squares(residuals, [1.5, 1.5, 0.5], bounds=bounds).x
     return {
-        key: round(float(value), 4)
-        for key, value in zip(names, [*found, 0.0], strict=False)
+        key: round(float(value), 4) for key, value in zip(names, found, strict=True)
     }
 
 
-def _left_out(rows, name, **options):
+def _left_out(rows, name, accuracy=None):
     """Each student told by a fit without its teacher."""
     told = np.empty(len(rows))
     for teacher in {row["teacher"] for row in rows}:
         own = np.array([row["teacher"] == teacher for row in rows])
         others = [row for row in rows if row["teacher"] != teacher]
         own_rows = [row for row in rows if row["teacher"] == teacher]
-        told[own] = _tell(own_rows, name, _fit(others, name, **options))
+        told[own] = _tell(own_rows, name, _fit(others, name), accuracy)
     return told
 
 
@@ -149,15 +150,7 @@ def main(folders: Sequence[str]) -> None:
         # Of teachers' logits; half and twice as large are taken for alike.
         "spread_range": [round(min(spreads) / 2, 4), round(2 * max(spreads), 4)],
     }
-    for title, knows_teachers in (("with_accuracy", True), ("without_accuracy", False)):
-        calibration[title] = _calibrate(title, chosen, judged, knows_teachers)
-    files.write_json(referee.CALIBRATION, calibration)
-
-
-def _calibrate(title, chosen, judged, knows_teachers):
-    """The figure with the fewest mistakes on chosen ones, and what it tells."""
-    options = {"knows_teachers": knows_teachers}
-    left_out = {name: _left_out(chosen, name, **options) for name in FIGURES}
+    left_out = {name: _left_out(chosen, name) for name in FIGURES}
     name = min(
         FIGURES,
         key=lambda name: (
@@ -165,20 +158,26 @@ def _calibrate(title, chosen, judged, knows_teachers):
             _errors(chosen, left_out[name]).mean(),
         ),
     )
-    fitted = _fit(chosen, name, **options)
-    told, judged_told = left_out[name], _tell(judged, name, fitted)
-    print(f"\n== {title}: {name}")
-    _print("chosen, each without its teacher", chosen, told)
-    _print("judged", judged, judged_told)
-    units = np.array([referee.deviation(share) for share in told])
-    margin = np.percentile(_errors(chosen, told) / units, SURE)
-    return {
-        "figure": name,
-        **fitted,
-        "margin": round(float(margin), 4),
-        "mean_error": round(float(_errors(chosen, told).mean()), 4),
-        "mean_error_judged": round(float(_errors(judged, judged_told).mean()), 4),
-    }
+    fitted = _fit(chosen, name)
+    accuracies = {row["teacher"]: row["teacher_accuracy"] for row in chosen}
+    typical = round(float(np.median(list(accuracies.values()))), 4)
+    calibration |= {"figure": name, **fitted, "typical_accuracy": typical}
+    for suffix, accuracy in (("", None), ("_assumed", typical)):
+        title = f"{name}, teachers right on {accuracy or 'what they are'}"
+        told = _left_out(chosen, name, accuracy)
+        judged_told = _tell(judged, name, fitted, accuracy)
+        _print(f"{title}; chosen, each without its teacher", chosen, told)
+        _print(f"{title}; judged", judged, judged_told)
+        units = np.array([referee.deviation(share) for share in told])
+        margin = np.percentile(_errors(chosen, told) / units, SURE)
+        mean_errors = (
+            float(_errors(*each).mean())
+            for each in ((chosen, told), (judged, judged_told))
+        )
+        calibration[f"margin{suffix}"] = round(float(margin), 4)
+        for part, error in zip(("chosen", "judged"), mean_errors, strict=True):
+            calibration[f"mean_error_{part}{suffix}"] = round(error, 4)
+    files.write_json(referee.CALIBRATION, calibration)
 
 
 def _print(title, rows, told):

@@ -93,7 +93,8 @@ def estimate(
     """The agreement with the teacher on real images that `judge` lets expect.
 
     How hard the real images are, the teacher's weights do not tell, its accuracy does:
-    without it the margin is wide.
+    without it, that of the middle one of the calibration's teachers is assumed, and the
+    margin is wide.
 
     Args:
         found: From `judge`.
@@ -101,14 +102,16 @@ def estimate(
 
     Returns:
         `agreement`, between `low` and `high` for nine of ten students of teachers that
-        the calibration has not seen; `is_known`, whether students like this one are
-        among those that it was made with; and `is_poor`.
+        the calibration has not seen; `assumed_accuracy` of the teacher, None if it is
+        known; `is_known`, whether students like this one are among those that it was
+        made with; and `is_poor`.
     """
     known = json.loads(CALIBRATION.read_text())
-    fitted = known["with_accuracy" if teacher_accuracy else "without_accuracy"]
-    kind, _, name = fitted["figure"].partition(".")
-    expected = model(fitted, found[kind][name], teacher_accuracy or 1.0)
-    margin = fitted["margin"] * deviation(expected)
+    assumed = None if teacher_accuracy else known["typical_accuracy"]
+    kind, _, name = known["figure"].partition(".")
+    expected = model(known, found[kind][name], teacher_accuracy or assumed)
+    margin = known["margin" if teacher_accuracy else "margin_assumed"]
+    margin *= deviation(expected)
     # Logits of a network that nobody trained are small, say.
     spread = found["shapes"].get("spread", known["spread_range"][0])
     is_like_these = [
@@ -122,13 +125,14 @@ def estimate(
         "agreement": expected,
         "low": max(expected - margin, 0.0),
         "high": min(expected + margin, 1.0),
+        "assumed_accuracy": assumed,
         "is_known": all(is_like_these),
         "is_poor": bool(expected < POOR),
     }
 
 
 def model(
-    fitted: Mapping[str, Any], share: float, teacher_accuracy: float = 1.0
+    fitted: Mapping[str, Any], share: float, teacher_accuracy: float
 ) -> float:
     """Agreement on real images, by one figure of a student and its teacher's errors.
 
@@ -137,7 +141,7 @@ def model(
     Args:
         fitted: `offset` and `slope`, of log odds, and `hardness`, of errors.
         share: The figure, from 0 to 1.
-        teacher_accuracy: 1 where it is not known.
+        teacher_accuracy: From 0 to 1.
     """
     value = fitted["offset"] + fitted["slope"] * log_odds(share)
     value = 1 / (1 + math.exp(-value)) - fitted["hardness"] * (1 - teacher_accuracy)

@@ -49,6 +49,7 @@ def context(run: Run) -> dict[str, Any]:
         "teacher": teacher,
         "expected": expected,
         "margin": f"({margin}",
+        "assumption": tables.assumption(told) if told else "",
         "pilot": _pilot(run.results.get("pilot")),
         "label_gap": findings.label_gap(run),
         "ratio": _ratio(run.results),

@@ -64,8 +64,20 @@ def say_expected(results: Mapping[str, Any]) -> None:
     """One line of what a student is worth as far as that is told without data."""
     if expected := results.get("expected"):
         progress.say(
-            "Expected to agree with the teacher on real data: " + in_percent(expected)
+            "Expected to agree with the teacher on real data: "
+            + in_percent(expected)
+            + assumption(expected)
         )
+
+
+def assumption(expected: Mapping[str, Any]) -> str:
+    """What an estimate takes for granted, as in ", if the teacher …", or nothing."""
+    if not (accuracy := expected.get("assumed_accuracy")):
+        return ""
+    return (
+        f", if the teacher is right on {100 * accuracy:.0f} % of them (tell how often "
+        "it is by data.teacher_accuracy)"
+    )
 
 
 def in_percent(expected: Mapping[str, Any]) -> str:

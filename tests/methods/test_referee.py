@@ -60,13 +60,11 @@ def test_figures_by_hand():
 
 def test_estimate_by_hand(monkeypatch, tmp_path):
     path = tmp_path / "calibration.json"
-    without = {"figure": "noise.explained", "offset": 1.0, "slope": 0.5}
-    without |= {"hardness": 0.0, "margin": 0.1}
-    known = without | {"hardness": 0.5}
-    ranges = {"score_range": [0.4, 0.8], "spread_range": [1.0, 4.0]}
-    path.write_text(
-        json.dumps(ranges | {"without_accuracy": without, "with_accuracy": known})
-    )
+    known = {"figure": "noise.explained", "offset": 1.0, "slope": 0.5}
+    known |= {"hardness": 0.5, "typical_accuracy": 0.98}
+    known |= {"margin": 0.1, "margin_assumed": 0.2}
+    known |= {"score_range": [0.4, 0.8], "spread_range": [1.0, 4.0]}
+    path.write_text(json.dumps(known))
     monkeypatch.setattr(referee, "CALIBRATION", path)
 
     def told(explained, agreement, *accuracy, spread=2.0):
@@ -74,18 +72,19 @@ def test_estimate_by_hand(monkeypatch, tmp_path):
         kinds = dict.fromkeys(("shapes", "mixed", "noise"), each)
         return referee.estimate(kinds, *accuracy)
 
-    found = told(0.5, 0.6)
     share = 1 / (1 + np.exp(-1))
-    margin = 0.1 * np.sqrt(share * (1 - share) + 0.001)
-    assert found["agreement"] == pytest.approx(share)
-    assert found["low"] == pytest.approx(share - margin)
-    assert found["high"] == pytest.approx(share + margin)
-    assert found["is_known"] and found["is_poor"]
+    # A teacher that errs on a fifth, half of which counts; on a fiftieth, if unknown.
+    for accuracy, loss, factor in (((0.8,), 0.1, 0.1), ((), 0.01, 0.2)):
+        found, expected = told(0.5, 0.6, *accuracy), share - loss
+        margin = factor * np.sqrt(expected * (1 - expected) + 0.001)
+        assert found["agreement"] == pytest.approx(expected)
+        assert found["low"] == pytest.approx(expected - margin)
+        assert found["high"] == pytest.approx(expected + margin)
+        assert found["assumed_accuracy"] == (None if accuracy else 0.98)
+        assert found["is_known"] and found["is_poor"]
     assert not told(0.99, 0.6)["is_poor"]
     assert not told(0.5, 0.3)["is_known"] and not told(0.5, 0.9)["is_known"]
     assert not told(0.5, 0.6, spread=0.9)["is_known"]
-    # A teacher that errs on a fifth, half of which counts.
-    assert told(0.5, 0.6, 0.8)["agreement"] == pytest.approx(share - 0.1)
 
 
 @pytest.mark.parametrize("accuracy", [None, 0.9, 0.99])
