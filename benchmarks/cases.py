@@ -13,7 +13,7 @@ from dfkd_jax.config import DistillationConfig, SynthesisConfig, parse
 from dfkd_jax.distillation import loop as distillation_loop
 from dfkd_jax.distillation import step as distillation_steps
 from dfkd_jax.models.network import Linen, Model, Network
-from dfkd_jax.runtime import optimisation, parallel, training, weights
+from dfkd_jax.runtime import optimization, parallel, training, weights
 from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.synthesis import loop as synthesis_loop
 from dfkd_jax.synthesis import step as synthesis_steps
@@ -49,7 +49,7 @@ class Case:
 def case(name: str) -> Case:
     """LeNet-5 as `configs/mnist.py:first` has it, with the weights that are shipped.
 
-    The others take 32×32 colour images: plain pixels, no prior, no augmentation, L1
+    The others take 32×32 color images: plain pixels, no prior, no augmentation, L1
     loss, and weights that have learned nothing, which cost as much as any.
     """
     model = Linen(networks.create(name))
@@ -127,20 +127,20 @@ class Synthesis:
 
     def __init__(self, case: Case, *, per_device: int, num_steps: int, optimizer=None):
         config = case.synthesis
-        parameterisation = synthesis_loop.make_parameterisation(
+        parameterization = synthesis_loop.make_parameterization(
             config, case.teacher.description
         )
         optimizer = optimizer or optax.adam(config.learning_rate)
         init = parallel.map_devices(
             synthesis_steps.make_init(
-                parameterisation=parameterisation, optimizer=optimizer
+                parameterization=parameterization, optimizer=optimizer
             )
         )
         self._step = parallel.batch_parallel(
             synthesis_loop.make_step(
                 config,
                 feature_layer=case.feature_layer,
-                parameterisation=parameterisation,
+                parameterization=parameterization,
                 optimizer=optimizer,
                 num_steps=num_steps,
             )
@@ -154,7 +154,7 @@ class Synthesis:
         )
 
     def run(self) -> Any:
-        """`num_steps` optimiser steps; their metrics."""
+        """`num_steps` optimizer steps; their metrics."""
         self.state, metrics = self._step(
             self.state, self._teacher, self._labels, self._key
         )
@@ -180,7 +180,7 @@ class Distillation:
         optimizer=None,
     ):
         config = case.distillation
-        schedule = optimisation.warmup_cosine(
+        schedule = optimization.warmup_cosine(
             config.learning_rate,
             warmup_steps=config.warmup_steps,
             num_steps=config.num_steps,
@@ -195,7 +195,7 @@ class Distillation:
             stored_labels_temperature=None,
         )
         self._call = parallel.data_parallel(training.scan_steps(step))
-        state = optimisation.create_state(variables, optimizer)
+        state = optimization.create_state(variables, optimizer)
         self.state, self._teacher, self._key = parallel.replicate(
             (state, case.teacher, jax.random.key(0))
         )

@@ -39,7 +39,7 @@ SIZES = {
     },
 }
 QUICK = ((8,), 1)
-# Batch normalisation in training carries a ReLU that sits at 0 but for rounding into
+# Batch normalization in training carries a ReLU that sits at 0 but for rounding into
 # all gradients; among a ResNet's millions there are always some.
 GRADIENT_TOLERANCE = {"resnet34": 1e-2}
 
@@ -221,7 +221,7 @@ def compare(case, *, per_device=8):
     """Relative differences of loss and gradient, from one step of plain descent.
 
     Without dropout, which the two sides draw differently. Every device gets the same
-    images: batch normalisation has statistics of a device. Of the gradients the median
+    images: batch normalization has statistics of a device. Of the gradients the median
     over tensors; see `GRADIENT_TOLERANCE`.
     """
     import numpy as np
@@ -259,7 +259,7 @@ def compare(case, *, per_device=8):
         traverse_util.flatten_dict(tree)
         for tree in (variables["params"], ours.params())
     ]
-    # Biases before batch normalisation get no gradient but rounding: left out.
+    # Biases before batch normalization get no gradient but rounding: left out.
     kernels = [key for key in flat[0] if key[-1] == "kernel"]
     gradients = [flat[0][key] - flat[1][key] for key in kernels]
     after = dict(rival.student.named_parameters())

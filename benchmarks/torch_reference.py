@@ -1,9 +1,9 @@
 """The rival: the same two steps in straightforward eager PyTorch.
 
-Same networks with the same weights, same losses, priors, augmentation and optimisers;
+Same networks with the same weights, same losses, priors, augmentation and optimizers;
 the commands check first that both sides compute the same. Written as a good
 PyTorch user would: batched, without host round trips in a step, teacher frozen,
-optimisers fused, images in the channels-last layout (the faster one here).
+optimizers fused, images in the channels-last layout (the faster one here).
 """
 
 import itertools
@@ -236,7 +236,7 @@ def _memory_format(module, device):
 
 
 class Synthesis:
-    """Images under optimisation.
+    """Images under optimization.
 
     Args:
         teacher: Frozen here.
@@ -301,7 +301,7 @@ class Synthesis:
         return loss
 
     def step(self):
-        """One optimiser step; the loss, as a tensor."""
+        """One optimizer step; the loss, as a tensor."""
         y, x = torch.randint(0, 2 * self.config.max_shift + 1, (2,)).tolist()
         self.optimizer.zero_grad()
         loss = self.objective(y, x)
@@ -371,7 +371,7 @@ class Distillation:
         return images
 
     def step(self, images, others):
-        """One optimiser step on NHWC NumPy images; loss and agreement, as tensors."""
+        """One optimizer step on NHWC NumPy images; loss and agreement, as tensors."""
         with torch.no_grad():
             images = to_device(images, self.device, self.teacher)
             others = to_device(others, self.device, self.teacher)
@@ -402,9 +402,9 @@ def mix(images, others, choice, weight, row, column, *, mixup, cutmix):
     device = images.device
     side = weight.sqrt()
 
-    def inside(centre, size):
+    def inside(center, size):
         places = torch.arange(size, device=device)
-        return (places - centre[:, None] * size).abs() < side[:, None] * size / 2
+        return (places - center[:, None] * size).abs() < side[:, None] * size / 2
 
     patch = inside(row, height)[:, :, None] & inside(column, width)[:, None, :]
     cut = patch & ((choice >= mixup) & (choice < mixup + cutmix))[:, None, None]
@@ -450,8 +450,8 @@ def _cubic(size, device):
 
     Keys' kernel with a = -1/2; what falls outside counts nothing.
     """
-    centres = (torch.arange(size, device=device) + 0.5) * 4 / size - 0.5
-    distance = (centres[:, None] - torch.arange(4, device=device)).abs()
+    centers = (torch.arange(size, device=device) + 0.5) * 4 / size - 0.5
+    distance = (centers[:, None] - torch.arange(4, device=device)).abs()
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))

@@ -10,7 +10,7 @@ take. `:smoke` shows the whole way in a few minutes of two cores, and no accurac
 Data-free methods to compare with, from the same teacher: the first version's recipe,
 chosen by hand on validation images of this teacher (in `:scratch` its student has
 nothing of the teacher's weights), Wang (2021), Nayak et al. (2019), Chen et al. (2019),
-Yin et al. (2020), unoptimised noise.
+Yin et al. (2020), unoptimized noise.
 
     python -m dfkd_jax.main --config=configs/cifar10_alexnet.py:first
     python -m dfkd_jax.main --config=configs/cifar10_alexnet.py:scratch

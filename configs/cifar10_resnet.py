@@ -10,7 +10,7 @@ the seconds that it should take. On a CPU only `:smoke` is of use, which shows t
 way in a few minutes of two cores, and no accuracy.
 
 Data-free methods to compare with, from the same teacher: the first version's recipe,
-Wang (2021), Nayak et al. (2019), Chen et al. (2019), Yin et al. (2020), unoptimised
+Wang (2021), Nayak et al. (2019), Chen et al. (2019), Yin et al. (2020), unoptimized
 noise.
 
     python -m dfkd_jax.main --config=configs/cifar10_resnet.py:first

@@ -13,7 +13,7 @@ Data-free methods to compare with, from the same teacher:
     python -m dfkd_jax.main --config=configs/mnist.py:zskd     Nayak et al. (2019)
     python -m dfkd_jax.main --config=configs/mnist.py:dafl     Chen et al. (2019)
     python -m dfkd_jax.main --config=configs/mnist.py:dfad     Fang et al. (2019)
-    python -m dfkd_jax.main --config=configs/mnist.py:noise    unoptimised noise
+    python -m dfkd_jax.main --config=configs/mnist.py:noise    unoptimized noise
 
 NOT data-free, to compare with; these read the real training images:
 

@@ -15,7 +15,7 @@ COMMANDS = {
     "export": ("export", "ONNX, StableHLO, safetensors; pseudo samples"),
     "sweep": ("sweep", "many settings and seeds, and a table"),
     "verify": ("verify", "recomputes what a run claims"),
-    "neighbours": ("neighbours", "how near pseudo samples come to real images"),
+    "neighbors": ("neighbors", "how near pseudo samples come to real images"),
     "prepare": ("data.prepare", "data sets, ahead of their first use"),
 }
 EXAMPLE = "dfkd distill --config=configs/mnist.py"

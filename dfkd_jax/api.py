@@ -486,7 +486,7 @@ def evaluate(
         reference: To compare with: the teacher, say.
 
     Returns:
-        See `runtime.metrics.summarise`.
+        See `runtime.metrics.summarize`.
 
     Raises:
         CheckpointError: The images are not what the network takes.
@@ -499,7 +499,7 @@ def evaluate(
         )
     shape = tuple(network.description.image_shape)
     try:
-        images, labels = arrays.labelled(
+        images, labels = arrays.labeled(
             images,
             labels,
             image_shape=shape,

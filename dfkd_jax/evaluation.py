@@ -29,7 +29,7 @@ def evaluate(
         class_names: One a class; empty for those of the network's description.
 
     Returns:
-        See `runtime.metrics.summarise`; no agreement without a reference.
+        See `runtime.metrics.summarize`; no agreement without a reference.
     """
     import jax
     import numpy as np
@@ -59,7 +59,7 @@ def evaluate(
         added = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(0), added)
         totals = added if totals is None else jax.tree.map(np.add, totals, added)
     names = class_names or default_class_names(network.description)
-    figures = metrics.summarise(totals or {"count": 0}, class_names=names)
+    figures = metrics.summarize(totals or {"count": 0}, class_names=names)
     if reference is None:
         figures.pop("agreement_with_teacher", None)
     return figures

@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         failed = execution.execute(
             runs, jobs=FLAGS.jobs, share=FLAGS.share, pictures=FLAGS.pictures
         )
-        summary = outcome.summarise(
+        summary = outcome.summarize(
             runs,
             failed,
             name=workdir.name,

@@ -248,7 +248,7 @@ def test_what_is_no_trained_network(value, tmp_path):
 
 
 def test_a_teacher_of_other_images():
-    """Images are standardised for one of both: compared with, it would be wrong."""
+    """Images are standardized for one of both: compared with, it would be wrong."""
     images, labels = np.full((2, *SHAPE), 255, np.uint8), [0, 1]
     ours = make()
     assert api.evaluate(ours, images, labels, reference=make())[

@@ -25,7 +25,7 @@ READERS = {
     "inspect",
     "inspection",
     "main",
-    "neighbours",
+    "neighbors",
     "pipeline",
     "sweep",
     "teachers.pipeline",
@@ -179,7 +179,7 @@ def imports():
 @pytest.fixture(scope="module")
 def pure(imports):
     """Modules of arrays in, arrays out."""
-    names = {"losses", "step", "augment", "priors", "parameterisation"}
+    names = {"losses", "step", "augment", "priors", "parameterization"}
     folders = (*STAGES, "baselines")
     stages = [m for folder in folders for m in imports.under(f"dfkd_jax.{folder}")]
     return [
@@ -296,7 +296,7 @@ def test_one_module_says_orbax(imports):
 def test_flags_are_read_by_commands_alone(imports):
     commands = {"main", "evaluate", "inspect", "export", "report", "verify"}
     commands |= {"sweep", "sweeps.plan"}
-    commands |= {"neighbours", "command_line", "config_files"}
+    commands |= {"neighbors", "command_line", "config_files"}
     importing = {
         m for m in imports.trees if violations(imports, [m], ["absl"], direct=True)
     }
@@ -318,7 +318,7 @@ def test_flags_are_read_by_commands_alone(imports):
         "sweep",
         "sweeps.child",
         "verify",
-        "neighbours",
+        "neighbors",
         "json_settings",
         "command_line",
         "config_files",

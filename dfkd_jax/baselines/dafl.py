@@ -13,7 +13,7 @@ from dfkd_jax.config import DaflConfig
 from dfkd_jax.methods import soft_targets
 from dfkd_jax.methods.task import MethodResult, Task
 from dfkd_jax.models.network import Model
-from dfkd_jax.runtime import optimisation
+from dfkd_jax.runtime import optimization
 from dfkd_jax.runtime.trained import TrainedNetwork
 
 
@@ -39,9 +39,9 @@ def make_student(task: Task) -> MethodResult:
     made = game.make_student(
         task,
         make_step,
-        student_optimizer=optimisation.make_optimizer(
+        student_optimizer=optimization.make_optimizer(
             config.optimizer,
-            optimisation.warmup_then(
+            optimization.warmup_then(
                 config.schedule,
                 config.learning_rate,
                 warmup_steps=0,

@@ -16,7 +16,7 @@ from dfkd_jax.models.generator import Generator
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import (
     hosts,
-    optimisation,
+    optimization,
     parallel,
     precision,
     progress,
@@ -83,7 +83,7 @@ def make_student(
             _keep_samples(task, state.generator, samples)
         samples.refresh()
         soft_targets.draw_samples(task, samples)
-        return jax.tree.map(np.asarray, optimisation.variables_of(state.student))
+        return jax.tree.map(np.asarray, optimization.variables_of(state.student))
 
     return MethodResult(
         student=task.load_or_train(train),
@@ -115,7 +115,7 @@ def _train(task, models, step, *, optimizers):
         "generator": (config.generator.latent_size,),
     }
     states = {
-        name: optimisation.create_state(
+        name: optimization.create_state(
             models[name].init(rng.stream(root, name), shape), optimizer
         )
         for (name, shape), optimizer in zip(shapes.items(), optimizers, strict=True)

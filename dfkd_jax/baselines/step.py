@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dfkd_jax.baselines import losses
 from dfkd_jax.distillation import losses as distillation_losses
 from dfkd_jax.models.network import Model, Network
-from dfkd_jax.runtime import optimisation, parallel, rng
-from dfkd_jax.runtime.optimisation import TrainState, variables_of
+from dfkd_jax.runtime import optimization, parallel, rng
+from dfkd_jax.runtime.optimization import TrainState, variables_of
 from dfkd_jax.synthesis.losses import activation_loss
 
 
@@ -121,7 +121,7 @@ def make_dafl_step(
         student_state, metrics = _student_step(
             student, state.student, images, logits, loss, dropout_key
         )
-        generator_state, generator_metrics = optimisation.update(
+        generator_state, generator_metrics = optimization.update(
             state.generator,
             gradients,
             model_state,
@@ -202,7 +202,7 @@ def make_dfad_step(
         (total, model_state), gradients = jax.value_and_grad(
             generator_loss, has_aux=True
         )(generator_state.params)
-        generator_state, generator_metrics = optimisation.update(
+        generator_state, generator_metrics = optimization.update(
             generator_state, gradients, model_state, {"loss": total}
         )
         state = GameState(
@@ -234,7 +234,7 @@ def _student_step(student, state, images, teacher_logits, loss, key):
         mean_loss, has_aux=True
     )(state.params)
     agreement = (logits.argmax(-1) == teacher_logits.argmax(-1)).mean()
-    return optimisation.update(
+    return optimization.update(
         state, gradients, model_state, {"loss": value, "agreement": agreement}
     )
 

@@ -42,7 +42,7 @@ class HeldOutSet:
     def check(self, description: Any, *, source: str) -> None:
         """Raises CheckpointError where a network has other images or fewer classes."""
         try:
-            arrays.labelled(
+            arrays.labeled(
                 self.images,
                 self.labels,
                 image_shape=description.image_shape,
@@ -148,7 +148,7 @@ def _read_file(path):
             "numpy.savez(path, images=…, labels=…)."
         )
     try:
-        images, labels = arrays.labelled(read["images"], read["labels"])
+        images, labels = arrays.labeled(read["images"], read["labels"])
     except ValueError as error:
         raise DataUnavailableError(f"{path}: {error}.") from error
     return HeldOutSet(name=path.stem, images=images, labels=labels, class_names=())

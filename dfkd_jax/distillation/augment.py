@@ -32,14 +32,14 @@ def mix(
         mixup: Probability of a convex combination with a weight from U(0, 1).
         cutmix: Probability of a rectangle of `other`, its area from U(0, 1).
     """
-    choice_key, weight_key, centre_key = jax.random.split(key, 3)
+    choice_key, weight_key, center_key = jax.random.split(key, 3)
     choice = jax.random.uniform(choice_key)
     weight = jax.random.uniform(weight_key)
     height, width, _ = image.shape
     side = jnp.sqrt(weight)
-    centre = jax.random.uniform(centre_key, (2,))
-    rows = jnp.abs(jnp.arange(height) - centre[0] * height) < side * height / 2
-    columns = jnp.abs(jnp.arange(width) - centre[1] * width) < side * width / 2
+    center = jax.random.uniform(center_key, (2,))
+    rows = jnp.abs(jnp.arange(height) - center[0] * height) < side * height / 2
+    columns = jnp.abs(jnp.arange(width) - center[1] * width) < side * width / 2
     patch = (rows[:, None] & columns[None, :])[..., None]
     blend = jnp.where(
         choice < mixup,
@@ -135,12 +135,12 @@ def warp(
     """
     height, width, _ = image.shape
     shift_key, affine_key, elastic_key = jax.random.split(key, 3)
-    centre = jnp.array([height - 1, width - 1], image.dtype).reshape(2, 1, 1) / 2
+    center = jnp.array([height - 1, width - 1], image.dtype).reshape(2, 1, 1) / 2
     plane = jnp.stack(
         jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     )
     linear = jnp.eye(2) + affine * jax.random.normal(affine_key, (2, 2))
-    source = jnp.tensordot(linear, plane - centre, axes=1) + centre
+    source = jnp.tensordot(linear, plane - center, axes=1) + center
     source += shift * jax.random.normal(shift_key, (2, 1, 1))
     grid = elastic * jax.random.normal(elastic_key, (2, 4, 4))
     source += jax.image.resize(grid, (2, height, width), "cubic")

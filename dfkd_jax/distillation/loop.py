@@ -20,7 +20,7 @@ from dfkd_jax.runtime import (
     augmentation,
     checkpoints,
     feed,
-    optimisation,
+    optimization,
     parallel,
     precision,
     progress,
@@ -180,7 +180,7 @@ def distil(
         StorageError: A checkpoint cannot be written.
     """
     root = rng.stream(jax.random.key(seed), "distillation")
-    schedule = optimisation.warmup_then(
+    schedule = optimization.warmup_then(
         config.schedule,
         config.learning_rate,
         warmup_steps=config.warmup_steps,
@@ -206,9 +206,9 @@ def distil(
             stopwatch.add("distillation", time.monotonic() - started)
         elif config.feature_layer:
             start = inherit(start, teacher.variables)
-    state = optimisation.create_state(
+    state = optimization.create_state(
         start,
-        optimisation.make_optimizer(
+        optimization.make_optimizer(
             config.optimizer,
             schedule,
             weight_decay=config.weight_decay,
@@ -258,7 +258,7 @@ def distil(
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    return jax.tree.map(np.asarray, optimisation.variables_of(state))
+    return jax.tree.map(np.asarray, optimization.variables_of(state))
 
 
 def _some_images(source, augment, key):

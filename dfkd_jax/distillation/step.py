@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from dfkd_jax.distillation import losses
 from dfkd_jax.models.network import Model, Network
-from dfkd_jax.runtime import optimisation, parallel, rng
-from dfkd_jax.runtime.optimisation import TrainState
+from dfkd_jax.runtime import optimization, parallel, rng
+from dfkd_jax.runtime.optimization import TrainState
 
 Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
@@ -96,7 +96,7 @@ def make_step(
         agreement = jnp.mean(student_logits.argmax(-1) == teacher_logits.argmax(-1))
         divergence = losses.divergence(student_logits, teacher_logits).mean()
         metrics = {"loss": value, "agreement": agreement, "divergence": divergence}
-        return optimisation.update(state, gradients, model_state, metrics)
+        return optimization.update(state, gradients, model_state, metrics)
 
     return step
 

@@ -57,7 +57,7 @@ def card(trained: TrainedNetwork, class_names: Sequence[str]) -> dict[str, Any]:
             "dtype": "float32",
             "shape": ["batch", description.num_classes],
         },
-        "standardisation": "inside",
+        "standardization": "inside",
         "class_names": list(class_names),
         "parameters": weights.count(trained.variables),
         "weights_sha256": trained.sha256,

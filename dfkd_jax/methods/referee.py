@@ -25,7 +25,7 @@ from dfkd_jax.methods import pilot
 from dfkd_jax.models.network import Network
 from dfkd_jax.runtime import rng
 from dfkd_jax.sources import shapes
-from dfkd_jax.synthesis import parameterisation
+from dfkd_jax.synthesis import parameterization
 
 NUM_PROBES = 1_000  # Images of each kind.
 AT_ONCE = 250
@@ -43,7 +43,7 @@ def probes(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
 
     The same for every run.
     """
-    grids = parameterisation.grids(
+    grids = parameterization.grids(
         image_shape, factors=NOISE_GRIDS, init_scale=NOISE_SCALE
     )
     draw = jax.jit(functools.partial(shapes.draw, image_shape=image_shape))
@@ -131,9 +131,7 @@ def estimate(
     }
 
 
-def model(
-    fitted: Mapping[str, Any], share: float, teacher_accuracy: float
-) -> float:
+def model(fitted: Mapping[str, Any], share: float, teacher_accuracy: float) -> float:
     """Agreement on real images, by one figure of a student and its teacher's errors.
 
     Where the teacher errs, images are hard, and student and teacher part there, too.

@@ -96,7 +96,7 @@ def make_student(task: Task) -> MethodResult:
     draw_labels = make_targets(config.targets, task.teacher, feature_layer)
     transfer_set = open_transfer_set(task, {"targets": config.targets})
     task.stopwatch.add("prepare", time.monotonic() - started)
-    synthesise(
+    synthesize(
         task,
         feature_layer=feature_layer.name,
         draw_labels=draw_labels,
@@ -151,7 +151,7 @@ def open_transfer_set(task: Task, origin: Mapping[str, Any]) -> TransferSet:
     )
 
 
-def synthesise(
+def synthesize(
     task: Task,
     *,
     feature_layer: str,
@@ -178,7 +178,7 @@ def synthesise(
             f"{config.synthesis.num_steps} steps each, from the weights of "
             f"{config.teacher.weights}; devices: {parallel.device_count()}"
         )
-        synthesis_loop.synthesise(
+        synthesis_loop.synthesize(
             config.synthesis,
             teacher=precision.network_in(teacher, config.compute_dtype),
             feature_layer=feature_layer,

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-# Calls whose insides are laid open. Rematerialisation is given up by that.
+# Calls whose insides are laid open. Rematerialization is given up by that.
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 # What changes only how the numbers lie.
@@ -432,14 +432,14 @@ class Graph:
             root = [roots[var] for e in above for var in e.outvars if var in roots]
             if len(root) != 1:
                 continue
-            found = self._centred(scaled[0], eqn, root[0], above)
+            found = self._centered(scaled[0], eqn, root[0], above)
             if found:
                 inputs, mean, axes = found
                 self._norms.append(
                     _BatchNorm(_owner(root[0]), inputs, axes, mean, root[0])
                 )
 
-    def _centred(self, scaled, eqn, root, above):
+    def _centered(self, scaled, eqn, root, above):
         """What a BatchNorm gets, the leaf of its mean, and the axes of its features."""
         maker = self._maker.get(scaled)
         if maker is not None and maker.primitive.name in _ADDITIONS:

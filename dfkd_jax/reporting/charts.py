@@ -25,14 +25,14 @@ class Line:
     Attributes:
         x: `[n]`.
         y: `[n]`, finite.
-        colour: CSS color.
+        color: CSS color.
         dashes: SVG dash pattern; empty for a whole line.
         faint: Behind the others.
     """
 
     x: np.ndarray
     y: np.ndarray
-    colour: str = "var(--accent)"
+    color: str = "var(--accent)"
     dashes: str = ""
     faint: bool = False
 
@@ -50,7 +50,7 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), pairs, content)
 
 
-def colour(index: int, count: int) -> str:
+def color(index: int, count: int) -> str:
     """One of `count` colors that can be told apart, light enough for either mode."""
     hue = (25 + 360 * index / count) % 360
     return f"oklch(var(--series-lightness) .15 {hue:.0f})"
@@ -195,7 +195,7 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str) -> 
             _path(
                 points,
                 class_="line faint" if line.faint else "line",
-                style=f"stroke:{line.colour}",
+                style=f"stroke:{line.color}",
                 **({"stroke_dasharray": line.dashes} if line.dashes else {}),
             )
         )
@@ -211,7 +211,7 @@ class Interval:
         name: At its left.
         share: Marked by a dot.
         ends: Of the interval around it.
-        colour: In CSS.
+        color: In CSS.
         parts: Shares that it is the mean of: a small dot each, in place of one.
         reference: Another share, marked by a line across.
     """
@@ -219,7 +219,7 @@ class Interval:
     name: str
     share: float
     ends: tuple[float, float]
-    colour: str
+    color: str
     parts: Sequence[float] = ()
     reference: float | None = None
 
@@ -247,7 +247,7 @@ def intervals(rows: Sequence[Interval], *, label: str) -> Markup:
         drawn.append(_path([(place, 4), (place, base)], class_="grid"))
         drawn.append(_text(place, base + 18, f"{100 * value:.4g} %", anchor="middle"))
     for place, row in enumerate(rows):
-        y, style = 22 + 30 * place, f"--c:{row.colour}"
+        y, style = 22 + 30 * place, f"--c:{row.color}"
         ends = [(plane.at(value, 0)[0], y) for value in row.ends]
         drawn.append(_text(0, y + 4, _short(row.name, 24), kind="name"))
         drawn.append(_path(ends, class_="whisker", style=style))
@@ -386,7 +386,7 @@ def places(
             dots(
                 points[classes == k],
                 class_="point",
-                style=f"stroke:{colour(int(k), len(names))}",
+                style=f"stroke:{color(int(k), len(names))}",
             )
         )
     if len(names) <= MAX_NAMED_CLASSES:

@@ -46,7 +46,7 @@ def context(runs: Sequence[Run]) -> dict[str, Any]:
     keys = [_letters(index) for index in range(len(groups))]
     experiments = [
         _experiment(key, found)
-        | {"colour": _colour(index, len(groups)), "border": BORDERS[index % 3]}
+        | {"color": _color(index, len(groups)), "border": BORDERS[index % 3]}
         for index, (key, found) in enumerate(zip(keys, groups, strict=True))
     ]
     return {
@@ -72,8 +72,8 @@ def _letters(index):
     return (_letters(index // 26 - 1) if index >= 26 else "") + chr(65 + index % 26)
 
 
-def _colour(index, count):
-    return charts.colour(index, max(count, 3))
+def _color(index, count):
+    return charts.color(index, max(count, 3))
 
 
 def _experiment(key, runs):
@@ -119,7 +119,7 @@ def _accuracies(experiments):
             name=f"{each['key']}  {each['name']}",
             share=statistics.mean(each["student"]),
             ends=tuple(map(statistics.mean, zip(*each["intervals"], strict=True))),
-            colour=each["colour"],
+            color=each["color"],
             parts=each["student"],
             reference=each["teacher"][0] if each["teacher"] else None,
         )
@@ -178,7 +178,7 @@ def _overlays(keys, groups, count):
                     charts.Line(
                         x=steps,
                         y=means,
-                        colour=_colour(index, count),
+                        color=_color(index, count),
                         dashes=DASHES[index % 3],
                     )
                 )

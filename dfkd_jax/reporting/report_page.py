@@ -91,9 +91,9 @@ def _intervals(run, student, teacher):
             name=name,
             share=found["accuracy"],
             ends=tuple(found["accuracy_interval_95"]),
-            colour=f"var(--{colour})",
+            color=f"var(--{color})",
         )
-        for name, found, colour in (
+        for name, found, color in (
             ("teacher", teacher, "muted"),
             ("student", student, "accent"),
         )

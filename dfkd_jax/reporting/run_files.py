@@ -62,7 +62,7 @@ class Run:
         terms: Of the loss of the last pseudo samples, as logged; empty where none are.
         sample: Of the transfer set; None where there is none yet.
         drawn: Soft labels by distribution, `[n, classes]`; empty where not stored.
-        neighbours: Of `neighbours.json`, how near real images are; empty if not known.
+        neighbors: Of `neighbors.json`, how near real images are; empty if not known.
         has_student: Whether distillation is finished.
         damaged: Names of other files that could not be read.
     """
@@ -80,7 +80,7 @@ class Run:
     terms: Mapping[str, Any]
     sample: Sample | None
     drawn: Mapping[str, np.ndarray]
-    neighbours: Mapping[str, Any]
+    neighbors: Mapping[str, Any]
     has_student: bool
     damaged: tuple[str, ...]
 
@@ -152,7 +152,7 @@ def _read(folder, identity):
     describe(description, source=str(folder / "run.json"))
     sample = _read_transfer_set(folder / "transfer_set", description)
     drawn, damaged = _read_drawn(folder / "soft_labels.npz", description["num_classes"])
-    neighbours, unread = _read_neighbours(folder / "neighbours.json")
+    neighbors, unread = _read_neighbors(folder / "neighbors.json")
     return Run(
         folder=folder,
         config=identity["config"],
@@ -167,7 +167,7 @@ def _read(folder, identity):
         terms=_last_terms(folder / "metrics.jsonl"),
         sample=sample,
         drawn=drawn,
-        neighbours=neighbours,
+        neighbors=neighbors,
         has_student=(folder / "student.safetensors").is_file(),
         damaged=(*(sample.damaged if sample else ()), *damaged, *unread),
     )
@@ -243,7 +243,7 @@ def _rows(most, num_shards, numbers):
     return max(1, min(most, MAX_BYTES // (4 * numbers)) // num_shards)
 
 
-def _read_neighbours(path):
+def _read_neighbors(path):
     if not path.is_file():
         return {}, ()
     try:

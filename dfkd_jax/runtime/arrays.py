@@ -95,7 +95,7 @@ def _read(archive, entry):
     return values.reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
-def labelled(
+def labeled(
     images: Any,
     labels: Any,
     *,

@@ -45,13 +45,13 @@ def wilson_interval(successes: float, trials: float, *, z: float = 1.959964):
     if not trials:
         return (0.0, 1.0)
     p = successes / trials
-    centre = p + z**2 / (2 * trials)
+    center = p + z**2 / (2 * trials)
     spread = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
     scale = 1 + z**2 / trials
-    return ((centre - spread) / scale, (centre + spread) / scale)
+    return ((center - spread) / scale, (center + spread) / scale)
 
 
-def summarise(totals: dict[str, Any], *, class_names: Any) -> dict[str, Any]:
+def summarize(totals: dict[str, Any], *, class_names: Any) -> dict[str, Any]:
     """Accuracy, calibration and per-class figures from summed `sums`.
 
     `reliability` has a row for each of the equally wide bins of confidence.

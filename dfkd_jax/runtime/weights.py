@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import core, traverse_util
 from safetensors import SafetensorError, deserialize, safe_open
-from safetensors.numpy import save as serialise
+from safetensors.numpy import save as serialize
 
 from dfkd_jax.errors import CheckpointError
 from dfkd_jax.models import registry
@@ -97,7 +97,7 @@ def save(
     metadata = {FORMAT: json.dumps(fields)}
     with files.atomic_write(path) as temporary:
         # `save_file` reports a full disk with an error that is no OSError.
-        temporary.write_bytes(serialise(tensors, metadata=metadata))
+        temporary.write_bytes(serialize(tensors, metadata=metadata))
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Any], Description]:

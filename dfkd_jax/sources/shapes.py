@@ -63,7 +63,7 @@ class _Shape(struct.PyTreeNode):
     kind: Any
     texture: _Texture
     even: Any  # Tilt, corners, and begin and extent of an arc.
-    centre: Any  # `[2]`.
+    center: Any  # `[2]`.
     sizes: Any  # `[2]`.
     line: Any  # `[2, 4]`.
     angles: Any  # `[MAX_CORNERS]`.
@@ -78,7 +78,7 @@ def _numbers(key, *, channels):
     even_sizes = {"texture": 8 + 2 * channels, "kind": 1, "shape": 4}
     normal_sizes = {
         "clouds": CLOUD**2,
-        "centre": 2,
+        "center": 2,
         "sizes": 2,
         "line": 8,
         "angles": MAX_CORNERS,
@@ -93,7 +93,7 @@ def _numbers(key, *, channels):
         kind=jnp.floor(4 * even["kind"][:, 0]),
         texture=textures,
         even=even["shape"],
-        centre=normal["centre"],
+        center=normal["center"],
         sizes=normal["sizes"],
         line=normal["line"].reshape(rows, 2, 4),
         angles=normal["angles"],
@@ -154,10 +154,10 @@ def _texture(numbers, x, y, channels):
     """`[height, width, channels]`: one color, or from one color to another."""
     kind, angle, offset, rate, phase = numbers.even[:5]
     # Colors between gray and any; one channel has shades alone.
-    grey, saturation = numbers.even[5:7, None], numbers.even[7] if channels > 1 else 0.0
-    colours = numbers.even[8:].reshape(2, channels)
-    low, high = (1 - saturation) * grey + saturation * colours
-    low, high = (colour.reshape(1, 1, channels) for colour in (low, high))
+    gray, saturation = numbers.even[5:7, None], numbers.even[7] if channels > 1 else 0.0
+    colors = numbers.even[8:].reshape(2, channels)
+    low, high = (1 - saturation) * gray + saturation * colors
+    low, high = (color.reshape(1, 1, channels) for color in (low, high))
     angle *= 2 * jnp.pi
     along = x * jnp.cos(angle) + y * jnp.sin(angle)
     gradient = jax.nn.sigmoid((along + offset - 0.5) * (1 + 4 * rate))
@@ -171,12 +171,12 @@ def _texture(numbers, x, y, channels):
 def _distance(shape, x, y, thickness):
     """Signed distance to a shape's outline, negative inside; about right near it."""
     tilt, corners, begin, extent = shape.even
-    centre_x, centre_y = 0.4 * shape.centre
+    center_x, center_y = 0.4 * shape.center
     sizes = 0.55 * jnp.exp(0.5 * shape.sizes)
     tilt *= 2 * jnp.pi
     cos, sin = jnp.cos(tilt), jnp.sin(tilt)
-    u = ((x - centre_x) * cos + (y - centre_y) * sin) / sizes[0]
-    v = ((y - centre_y) * cos - (x - centre_x) * sin) / sizes[1]
+    u = ((x - center_x) * cos + (y - center_y) * sin) / sizes[0]
+    v = ((y - center_y) * cos - (x - center_x) * sin) / sizes[1]
     ellipse = (jnp.sqrt(u**2 + v**2) - 1) * sizes.min()
     corners = 3 + jnp.floor((MAX_CORNERS - 2) * corners)
     polygon = _polygon(shape, u, v, corners) * sizes.min()
@@ -190,8 +190,8 @@ def _distance(shape, x, y, thickness):
     away = _distance_from_line(
         x,
         y,
-        centre_x + jnp.where(is_arc, arc_x, line_x),
-        centre_y + jnp.where(is_arc, arc_y, line_y),
+        center_x + jnp.where(is_arc, arc_x, line_x),
+        center_y + jnp.where(is_arc, arc_y, line_y),
     )
     return jnp.select(
         [shape.kind == _ELLIPSE, shape.kind == _POLYGON],

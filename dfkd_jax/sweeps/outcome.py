@@ -76,7 +76,7 @@ def check_workdirs(runs: Sequence[Run], output: pathlib.Path) -> None:
             )
 
 
-def summarise(
+def summarize(
     runs: Sequence[Run],
     failed: Mapping[Run, str],
     *,

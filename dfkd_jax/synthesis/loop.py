@@ -31,29 +31,29 @@ from dfkd_jax.runtime import (
 )
 from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.sources import shapes
-from dfkd_jax.synthesis import parameterisation as parameterisations
+from dfkd_jax.synthesis import parameterization as parameterizations
 from dfkd_jax.synthesis import step as steps
 from dfkd_jax.synthesis.transfer_set import TransferSet
 
 
-def make_parameterisation(
+def make_parameterization(
     config: SynthesisConfig, description: Description
-) -> parameterisations.Parameterisation:
-    """The parameterisation of a network's images that `config` asks for."""
-    result = parameterisations.grids(
+) -> parameterizations.Parameterization:
+    """The parameterization of a network's images that `config` asks for."""
+    result = parameterizations.grids(
         description.image_shape,
         factors=config.grid_factors,
         init_scale=config.init_scale,
         init="normal" if config.init == "shapes" else config.init,
     )
     if config.pixel_bounds == "sigmoid":
-        return parameterisations.bounded(result, normalize=description.normalize)
+        return parameterizations.bounded(result, normalize=description.normalize)
     if config.pixel_bounds == "rescale":
-        return parameterisations.rescaled(result, normalize=description.normalize)
+        return parameterizations.rescaled(result, normalize=description.normalize)
     return result
 
 
-def synthesise(
+def synthesize(
     config: SynthesisConfig,
     *,
     teacher: Network,
@@ -170,7 +170,7 @@ def make_step(config: SynthesisConfig, **others: Any) -> Callable[..., Any]:
 
 
 def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
-    parameterisation = make_parameterisation(config, teacher.description)
+    parameterization = make_parameterization(config, teacher.description)
     optimizer = optax.adam(config.learning_rate)
     draw_images = None
     if config.init == "shapes":
@@ -178,7 +178,7 @@ def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
             shapes.draw, image_shape=tuple(manifest.image_shape)
         )
     init = steps.make_init(
-        parameterisation=parameterisation,
+        parameterization=parameterization,
         optimizer=optimizer,
         draw=draw_images,
         temperature=config.temperature,
@@ -186,7 +186,7 @@ def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
     step = make_step(
         config,
         feature_layer=feature_layer,
-        parameterisation=parameterisation,
+        parameterization=parameterization,
         optimizer=optimizer,
         num_steps=config.steps_per_call,
     )
@@ -200,7 +200,7 @@ def _programs(config, *, teacher, feature_layer, draw_labels, manifest, seed):
         ),
         init=parallel.map_devices(init),
         step=parallel.batch_parallel(step),
-        render=parallel.map_devices(lambda _, params: parameterisation.render(params)),
+        render=parallel.map_devices(lambda _, params: parameterization.render(params)),
         key=key,
         teacher=teacher,
     )

@@ -12,7 +12,7 @@ from flax import struct
 from dfkd_jax.models import graph
 from dfkd_jax.runtime import rng
 from dfkd_jax.synthesis import losses, priors
-from dfkd_jax.synthesis.parameterisation import Parameterisation
+from dfkd_jax.synthesis.parameterization import Parameterization
 
 CANDIDATES = 4  # Procedural images that are drawn for each soft label.
 
@@ -33,7 +33,7 @@ class SynthesisState(struct.PyTreeNode):
 
 def make_init(
     *,
-    parameterisation: Parameterisation,
+    parameterization: Parameterization,
     optimizer: optax.GradientTransformation,
     draw: Callable[[Any], Any] | None = None,
     temperature: float = 1.0,
@@ -45,7 +45,7 @@ def make_init(
     as many as there are images in the batch.
 
     Args:
-        parameterisation: Of the images.
+        parameterization: Of the images.
         optimizer: Of its parameters.
         draw: `keys -> pixels [batch, height, width, channels]`; None for noise.
         temperature: τ at which answers and labels are compared.
@@ -62,7 +62,7 @@ def make_init(
         # As many at a time as there are labels; the chosen ones are drawn again.
         answers = jax.lax.map(answer, keys.T).reshape(-1, labels.shape[-1])
         chosen = keys.T.reshape(-1)[(labels @ answers.T).argmax(1)]
-        return parameterisation.begin(draw(chosen))
+        return parameterization.begin(draw(chosen))
 
     def init(constants, batch):
         (teacher, key), (index, labels) = constants, batch
@@ -70,7 +70,7 @@ def make_init(
             params = begin(draw, teacher, key, index, labels)
         else:
             keys = rng.per_example(rng.stream(key, "initial noise"), index)
-            params = parameterisation.init(keys)
+            params = parameterization.init(keys)
         return SynthesisState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -83,7 +83,7 @@ def make_init(
 def make_step(
     *,
     feature_layer: str,
-    parameterisation: Parameterisation,
+    parameterization: Parameterization,
     optimizer: optax.GradientTransformation,
     temperature: float,
     activation_weight: float,
@@ -122,7 +122,7 @@ def make_step(
         return features, logits, {"batch_norm": jnp.full(len(images), distance)}
 
     def loss(params, teacher, labels, shift_key, flip_key):
-        images = parameterisation.render(params)
+        images = parameterization.render(params)
         seen = priors.random_shift(shift_key, images, max_shift=max_shift)
         seen = priors.random_flip(flip_key, seen, probability=flip)
         features, logits, statistics = look_at(teacher, seen)
@@ -163,7 +163,7 @@ def make_step(
             )
             state = SynthesisState(
                 step=state.step + 1,
-                params=parameterisation.project(
+                params=parameterization.project(
                     optax.apply_updates(state.params, updates)
                 ),
                 opt_state=opt_state,

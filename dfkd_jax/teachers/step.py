@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from dfkd_jax.models.network import Model
-from dfkd_jax.runtime import augmentation, optimisation, parallel, rng
-from dfkd_jax.runtime.optimisation import TrainState
+from dfkd_jax.runtime import augmentation, optimization, parallel, rng
+from dfkd_jax.runtime.optimization import TrainState
 
 
 def make_augment(
@@ -68,7 +68,7 @@ def make_step(
             mean_loss, has_aux=True
         )(state.params)
         accuracy = jnp.mean(logits.argmax(-1) == batch["labels"])
-        return optimisation.update(
+        return optimization.update(
             state, gradients, model_state, {"loss": loss, "accuracy": accuracy}
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from dfkd_jax.config import TeacherTrainingConfig
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.models.network import Model
-from dfkd_jax.runtime import feed, optimisation, rng, training, writers
+from dfkd_jax.runtime import feed, optimization, rng, training, writers
 from dfkd_jax.runtime.descriptions import Description
 from dfkd_jax.teachers import step as steps
 
@@ -43,14 +43,14 @@ def train(
             f"config.warmup_steps={config.warmup_steps} must be below the number of "
             f"steps, {num_steps}."
         )
-    schedule = optimisation.warmup_cosine(
+    schedule = optimization.warmup_cosine(
         config.learning_rate,
         warmup_steps=config.warmup_steps,
         num_steps=num_steps,
     )
-    state = optimisation.create_state(
+    state = optimization.create_state(
         teacher.init(rng.stream(root, "weights"), images.shape[1:]),
-        optimisation.make_optimizer(
+        optimization.make_optimizer(
             config.optimizer,
             schedule,
             weight_decay=config.weight_decay,
@@ -89,4 +89,4 @@ def train(
         workdir=workdir,
         stopwatch=stopwatch,
     )
-    return jax.tree.map(np.asarray, optimisation.variables_of(state))
+    return jax.tree.map(np.asarray, optimization.variables_of(state))

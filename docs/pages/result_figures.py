@@ -226,7 +226,7 @@ def _points(rows, *, label):
 
 
 def draw_map(path: pathlib.Path, study: Mapping[str, Any]) -> None:
-    """Maps of both distributions side by side, a colour a class.
+    """Maps of both distributions side by side, a color a class.
 
     Of the multivariate normal it is the likeliest class; of the Dirichlet the one that
     the label was drawn for.

@@ -11,7 +11,7 @@ from flax import linen as nn
 from dfkd_jax.baselines import step as steps
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import parallel, rng
-from dfkd_jax.runtime.optimisation import create_state
+from dfkd_jax.runtime.optimization import create_state
 
 BATCH, LATENTS, CLASSES = 8, 3, 3
 STUDENT_RATE, GENERATOR_RATE = 0.2, 0.3

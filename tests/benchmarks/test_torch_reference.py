@@ -31,11 +31,11 @@ def test_mix():
     @jax.vmap
     def draws(key):
         """As `augment.mix` draws them."""
-        choice, weight, centre = jax.random.split(key, 3)
+        choice, weight, center = jax.random.split(key, 3)
         return (
             jax.random.uniform(choice),
             jax.random.uniform(weight),
-            *jax.random.uniform(centre, (2,)),
+            *jax.random.uniform(center, (2,)),
         )
 
     images, others = (x.permute(0, 3, 1, 2) for x in tensors(IMAGES, OTHERS))

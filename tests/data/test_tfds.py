@@ -32,7 +32,7 @@ FEATURES = {
         }
     },
 }
-LEVEL = 33  # A grey of MNIST's mean, .1307.
+LEVEL = 33  # A gray of MNIST's mean, .1307.
 
 
 def _example(label: int, level: int) -> bytes:

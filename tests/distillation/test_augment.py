@@ -151,7 +151,7 @@ def test_shift_moves_every_pixel_alike_and_repeats_the_border():
     np.testing.assert_allclose(sources, expected, atol=1e-4)
 
 
-def test_affine_map_keeps_the_centre_and_is_linear():
+def test_affine_map_keeps_the_center_and_is_linear():
     moved = warps(RAMPS, affine=0.05) - RAMPS
     np.testing.assert_allclose(moved[:, 6, 6], np.zeros((len(KEYS), 2)), atol=1e-4)
     # Four pixels to the right, entries of the second column: 4 · N(0, 0.05²).
@@ -206,5 +206,5 @@ def test_noise_is_white_with_a_random_level():
     levels = grain.std((1, 2, 3))
     np.testing.assert_allclose(levels.mean(), 0.3, atol=0.015)
     assert levels.max() < 0.75
-    neighbours = (grain[:, 1:] * grain[:, :-1]).mean() / (grain**2).mean()
-    assert abs(neighbours) < 0.01
+    neighbors = (grain[:, 1:] * grain[:, :-1]).mean() / (grain**2).mean()
+    assert abs(neighbors) < 0.01

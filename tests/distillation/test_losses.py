@@ -81,8 +81,8 @@ def test_hinton_gradient_in_closed_form(strict_dtypes, temperature):
     np.testing.assert_allclose(gradient, temperature * (student - teacher), atol=1e-5)
 
 
-def test_hinton_at_large_temperature_is_l2_of_centred_logits(strict_dtypes):
-    """Its gradient tends to (s - t) / classes, both centred (Hinton et al., 2015)."""
+def test_hinton_at_large_temperature_is_l2_of_centered_logits(strict_dtypes):
+    """Its gradient tends to (s - t) / classes, both centered (Hinton et al., 2015)."""
     gradient = jax.grad(lambda s: losses.hinton(s, TEACHER, temperature=1e3).sum())(
         STUDENT
     )

@@ -92,7 +92,7 @@ def test_a_student_as_wide_as_the_teacher_is_the_teacher(name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_teacher_with_every_unit_twice_is_halved_without_loss(name):
-    """But for local response normalisation, which sees neighbours."""
+    """But for local response normalization, which sees neighbors."""
     student, images = make(name, 4)
     teacher = NETWORKS[name][0](8)
     shapes = weights.flatten(Linen(teacher).shapes(images.shape[1:]))

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from dfkd_jax.distillation import step as steps
 from dfkd_jax.models.network import Linen
-from dfkd_jax.runtime import optimisation, parallel, rng
+from dfkd_jax.runtime import optimization, parallel, rng
 
 RATE, TEMPERATURE, BATCH = 0.1, 2.0, 8
 RANDOM = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def take_step(
             **features,
         )
     )
-    state = optimisation.create_state(variables_of(kernel), optax.sgd(RATE))
+    state = optimization.create_state(variables_of(kernel), optax.sgd(RATE))
     teacher = described.network(
         NeverAsked() if stored else Linear(),
         variables_of(KERNELS["teacher"]),

@@ -83,7 +83,7 @@ def network(request):
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_read_back_it_computes_the_logits_of_standardised_pixels(
+def test_read_back_it_computes_the_logits_of_standardized_pixels(
     network, tmp_path, format_name
 ):
     path = tmp_path / "file"

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 
 import numpy as np
-from safetensors.numpy import save as serialise
+from safetensors.numpy import save as serialize
 
 from dfkd_jax import evaluation, json_settings
 from dfkd_jax.config import default_config
@@ -249,10 +249,10 @@ def _lines(*records):
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
-    "safetensors": (safetensors, lambda: [_weights(), serialise(_state_dict())]),
+    "safetensors": (safetensors, lambda: [_weights(), serialize(_state_dict())]),
     "safetensors of others": (
         safetensors_of_others,
-        lambda: [serialise(_state_dict(), {"format": "pt"})],
+        lambda: [serialize(_state_dict(), {"format": "pt"})],
     ),
     "PyTorch archive": (pytorch_archive, _torch_files),
     "transfer set": (transfer_set, lambda: [_transfer_set()]),

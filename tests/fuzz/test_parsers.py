@@ -14,7 +14,7 @@ import mutate
 import numpy as np
 import parsers
 import pytest
-from safetensors.numpy import save as serialise
+from safetensors.numpy import save as serialize
 
 from dfkd_jax.data import held_out
 from dfkd_jax.errors import CheckpointError, DataUnavailableError, DfkdError
@@ -129,7 +129,7 @@ def test_a_header_that_claims_to_be_huge(tmp_path):
 def test_tensors_that_are_in_each_others_way(tmp_path, names):
     path = tmp_path / "weights.safetensors"
     tensors = {name: np.ones(1, np.float32) for name in names}
-    path.write_bytes(serialise(tensors, {weights.FORMAT: "{}"}))
+    path.write_bytes(serialize(tensors, {weights.FORMAT: "{}"}))
     with pytest.raises(CheckpointError, match="has no place among the others"):
         weights.load(path)
 

@@ -33,7 +33,7 @@ def random_images(count):
 
 
 def random_variables(network):
-    """As NumPy arrays: quicker than to initialise them. Variances are above 0."""
+    """As NumPy arrays: quicker than to initialize them. Variances are above 0."""
     random = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: random.uniform(0.1, 0.5, leaf.shape).astype(np.float32),
@@ -44,7 +44,7 @@ def random_variables(network):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # ZSKD's and ZSDB3KD's, with batch normalisation's two tensors a layer.
+        # ZSKD's and ZSDB3KD's, with batch normalization's two tensors a layer.
         ("alexnet", 1_659_178),
         ("alexnet_half", 417_434),
         ("alexnet_wang", 23_290_954),

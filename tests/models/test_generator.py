@@ -21,7 +21,7 @@ def make(shape, **fields):
 
 
 def test_parameters_of_the_published_generator():
-    """DAFL's and DFAD's for 32×32 grey images, counted by hand.
+    """DAFL's and DFAD's for 32×32 gray images, counted by hand.
 
     100·8192 + 8192, BatchNorm 2·128, 9·128·128 + 128, 2·128, 9·128·64 + 64, 2·64,
     9·64 + 1; the last BatchNorm has none.
@@ -44,7 +44,7 @@ def test_images_have_the_shape_asked_for(shape, train):
     assert images.shape == (8, *shape)
 
 
-def test_a_batch_is_standardised_in_training():
+def test_a_batch_is_standardized_in_training():
     module, variables = make((12, 12, 2))
     images, _ = train_logits(module, variables, LATENTS, jax.random.key(0))
     np.testing.assert_allclose(images.mean((0, 1, 2)), np.zeros(2), atol=1e-4)

@@ -196,7 +196,7 @@ def test_training_moves_statistics_and_evaluation_does_not(name):
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(state)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
     assert np.abs(logits - Linen(module).logits(variables, images)).max() > 1e-2
-    # An image's logits do not depend on its neighbours in evaluation mode.
+    # An image's logits do not depend on its neighbors in evaluation mode.
     np.testing.assert_allclose(
         Linen(module).logits(variables, images)[:1],
         Linen(module).logits(variables, images[:1]),
@@ -257,7 +257,7 @@ def test_moments_of_batch_norms_however_they_are_called():
 
     images = np.asarray(IMAGES, np.float64)
 
-    def normalised(x, axes, epsilon=1e-5):
+    def normalized(x, axes, epsilon=1e-5):
         """In evaluation mode, with the statistics above; and the moments of `x`."""
         kept = np.linspace(0.5, 2, int(np.prod([x.shape[a] for a in axes])))
         shape = [x.shape[a] if a in axes else 1 for a in range(4)]
@@ -267,11 +267,11 @@ def test_moments_of_batch_norms_however_they_are_called():
         return (x - kept) / np.sqrt(kept + epsilon)
 
     seen = []
-    x = normalised(images, (1,))
-    x = np.tanh(normalised(x, (3,)))
-    x = normalised(x, (1, 3))
+    x = normalized(images, (1,))
+    x = np.tanh(normalized(x, (3,)))
+    x = normalized(x, (1, 3))
     for _ in range(3):  # `twice` twice, then `plain`.
-        x = normalised(x, (3,))
+        x = normalized(x, (3,))
     assert len(moments) == 6
     found = by_shape(moments)
     seen.sort(key=lambda each: (each[0].shape, each[0].sum()))

@@ -21,7 +21,7 @@ def evaluation(confusion: Any, class_names: Any, *, agreement: float) -> dict[st
     count = confusion.sum()
     bins = np.zeros(metrics.NUM_BINS)
     bins[-1] = count
-    return metrics.summarise(
+    return metrics.summarize(
         {
             "count": np.array(count),
             "nll": np.array(0.25 * count),

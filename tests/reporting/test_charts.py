@@ -46,7 +46,7 @@ def test_every_chart_escapes_names_and_says_what_it_shows():
     drawn = np.random.default_rng(0).uniform(size=(9, 2))
     for chart in (
         charts.lines(
-            [charts.Line(x=np.arange(3), y=soft, colour=EVIL)],
+            [charts.Line(x=np.arange(3), y=soft, color=EVIL)],
             x_label=EVIL,
             y_label=EVIL,
             label=label,
@@ -57,7 +57,7 @@ def test_every_chart_escapes_names_and_says_what_it_shows():
                     name=EVIL,
                     share=0.9,
                     ends=(0.8, 0.95),
-                    colour=EVIL,
+                    color=EVIL,
                     parts=(0.89, 0.91),
                     reference=0.97,
                 )
@@ -141,8 +141,8 @@ def test_places_has_a_dot_a_point_and_a_name_a_class():
     assert [t.text for t in svg.iter("text")] == ["a", "c"]
 
 
-def test_colours_of_classes_differ():
-    assert len({charts.colour(k, 10) for k in range(10)}) == 10
+def test_colors_of_classes_differ():
+    assert len({charts.color(k, 10) for k in range(10)}) == 10
 
 
 def test_confusion_pixels_show_hits_and_errors():

@@ -47,6 +47,6 @@ def test_running_mean_by_hand(tmp_path):
     write(path, "distillation", [(k, {"loss": v}) for k, v in enumerate(values)])
     (curve,) = curves.read(path)
     steps, means = curve.smooth()
-    # Forty values: means of two neighbours.
+    # Forty values: means of two neighbors.
     assert list(steps) == list(range(1, 40))
     np.testing.assert_allclose(means, [0.0] * 19 + [0.5] + [1.0] * 19)

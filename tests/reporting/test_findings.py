@@ -5,7 +5,7 @@ from dfkd_jax.reporting import findings, run_files
 from dfkd_jax.runtime import writers
 
 NOISE = np.random.default_rng(1).normal(size=(100, 8, 8, 1))
-DARK = -1.5  # Standardised; not so dark that pixels are clipped.
+DARK = -1.5  # Standardized; not so dark that pixels are clipped.
 ONE_CLASS = "One class has most of the pseudo samples"
 BLANK = "Many pseudo samples are blank"
 TWINS = "Many pseudo samples are the same picture"

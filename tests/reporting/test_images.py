@@ -14,9 +14,9 @@ def decode(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-def test_pixels_undo_the_standardisation_of_each_channel():
-    standardised = np.array([[[0.0, 1.0, -9.0]]])
-    found = images.to_pixels(standardised, mean=(0.5, 0.2, 0.5), std=(0.1, 0.3, 0.1))
+def test_pixels_undo_the_standardization_of_each_channel():
+    standardized = np.array([[[0.0, 1.0, -9.0]]])
+    found = images.to_pixels(standardized, mean=(0.5, 0.2, 0.5), std=(0.1, 0.3, 0.1))
     np.testing.assert_allclose(found, [[[0.5, 0.5, 0.0]]])
 
 

@@ -273,7 +273,7 @@ def test_results_of_earlier_versions_have_no_reliability(maker):
     assert "Calibration of the student" not in " ".join(page.charts)
 
 
-def test_colour_images_of_many_classes_stay_small(maker):
+def test_color_images_of_many_classes_stay_small(maker):
     """A hundred classes, images of 128 pixels: noise, the worst there is for PNG."""
     folder = maker.make(image_shape=(128, 128, 3), classes=100, accuracy=0.8)
     page = report(folder)
@@ -372,10 +372,10 @@ def test_spread_by_hand(values, expected):
     assert pages.spread(values).replace("\xa0", " ") == expected
 
 
-# -- Colours ---------------------------------------------------------------------------
+# -- Colors ---------------------------------------------------------------------------
 
 
-def colours(mode):
+def colors(mode):
     """The variables of style.css: `:root` first, then what dark mode changes."""
     light, dark = re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)[:2]
     found = dict(re.findall(r"--([\w-]+): (#\w{6});", light))
@@ -384,8 +384,8 @@ def colours(mode):
     return found
 
 
-def linear(colour):
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color):
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(
         channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
     )
@@ -413,7 +413,7 @@ TO_CONE = np.array(
 
 def mix(first, second, share):
     """Linear RGB of a mixture; Oklab is a linear map of the cones' cube roots."""
-    cones = [np.cbrt(TO_CONE @ linear(colour)) for colour in (first, second)]
+    cones = [np.cbrt(TO_CONE @ linear(color)) for color in (first, second)]
     return np.linalg.solve(TO_CONE, (share * cones[0] + (1 - share) * cones[1]) ** 3)
 
 
@@ -432,13 +432,13 @@ def mix(first, second, share):
     ],
 )
 def test_text_can_be_read(mode, text, background):
-    found = colours(mode)
+    found = colors(mode)
     values = (luminance(linear(found[name])) for name in (text, background))
     assert contrast(*values) >= 4.5
 
 
 @pytest.mark.parametrize("kind", ["hit", "error"])
-def test_numbers_in_coloured_cells_can_be_read(kind):
+def test_numbers_in_colored_cells_can_be_read(kind):
     """At every strength, in both modes: the text is black or white as it must be."""
     name = {"hit": "accent", "error": "second"}[kind]
     for strength in range(101):
@@ -446,7 +446,7 @@ def test_numbers_in_coloured_cells_can_be_read(kind):
             ("light", report_page.WHITE_IN_LIGHT[kind], 0.0, 1.0),
             ("dark", report_page.BLACK_IN_DARK[kind], 1.0, 0.0),
         ):
-            found = colours(mode)
+            found = colors(mode)
             cell = luminance(mix(found[name], found["raised"], strength / 100))
             text = other if strength >= other_from else usual
             assert contrast(cell, text) >= 4.5, (mode, strength)

@@ -25,8 +25,8 @@ def test_classes_lie_apart_and_both_sets_on_one_map(labels):
     # The same label lies in the same place, whichever set it is of.
     apart = np.linalg.norm(first[:100] - second, axis=1)
     assert np.median(apart) < 0.05
-    centres = np.array([np.median(first[k::5], axis=0) for k in range(5)])
-    nearest = np.linalg.norm(first[:, None] - centres, axis=-1).argmin(1)
+    centers = np.array([np.median(first[k::5], axis=0) for k in range(5)])
+    nearest = np.linalg.norm(first[:, None] - centers, axis=-1).argmin(1)
     assert np.mean(nearest == np.arange(150) % 5) > 0.9
 
 

@@ -39,7 +39,7 @@ def test_what_was_read_is_known_before_the_run_is_finished(maker):
 
 
 def test_pixels_have_their_own_labels(maker):
-    """Image i is all of one grey that its label's first entry tells."""
+    """Image i is all of one gray that its label's first entry tells."""
     soft = np.full((100, 10), 0.05)
     soft[:, 0] = np.linspace(0, 1, 100)
     images = np.broadcast_to(
@@ -159,9 +159,9 @@ NEIGHBOURS = {
 
 def test_distances_to_real_images(maker):
     folder = maker.make()
-    assert run_files.read(folder).neighbours == {}
-    files.write_json(folder / "neighbours.json", NEIGHBOURS, sealed=True)
-    assert run_files.read(folder).neighbours == NEIGHBOURS
+    assert run_files.read(folder).neighbors == {}
+    files.write_json(folder / "neighbors.json", NEIGHBOURS, sealed=True)
+    assert run_files.read(folder).neighbors == NEIGHBOURS
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ def test_distances_to_real_images(maker):
 )
 def test_damaged_distances(maker, changes):
     folder = maker.make()
-    files.write_json(folder / "neighbours.json", NEIGHBOURS | changes)
+    files.write_json(folder / "neighbors.json", NEIGHBOURS | changes)
     run = run_files.read(folder)
-    assert run.neighbours == {}
-    assert run.damaged == ("neighbours.json",)
+    assert run.neighbors == {}
+    assert run.damaged == ("neighbors.json",)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ def random(high=1.0, low=0.0, shape=(8, *SHAPE)):
     return images
 
 
-def labelled(images=None, labels=LABELS):
+def labeled(images=None, labels=LABELS):
     images = random() if images is None else images
-    return arrays.labelled(images, labels, image_shape=SHAPE, num_classes=3)
+    return arrays.labeled(images, labels, image_shape=SHAPE, num_classes=3)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def labelled(images=None, labels=LABELS):
     ],
 )
 def test_images_are_taken_as_they_are(images):
-    found, labels = labelled(images)
+    found, labels = labeled(images)
     np.testing.assert_array_equal(np.asarray(images, found.dtype), found)
     assert labels.dtype == np.int32
 
@@ -59,7 +59,7 @@ def test_images_are_taken_as_they_are(images):
     [LABELS.astype(np.uint8), LABELS.astype(np.uint64), jnp.asarray(LABELS), [2] * 8],
 )
 def test_labels_of_any_integers(labels):
-    np.testing.assert_array_equal(labelled(labels=labels)[1], np.asarray(labels))
+    np.testing.assert_array_equal(labeled(labels=labels)[1], np.asarray(labels))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_labels_of_any_integers(labels):
 def test_other_images_are_refused_with_the_way_there(images, problem):
     images = np.asarray(None) if images is None else images
     with pytest.raises(ValueError, match=re.escape(problem).replace(r"\.\*", ".*")):
-        labelled(images)
+        labeled(images)
 
 
 def test_gray_images_without_their_axis():
@@ -145,4 +145,4 @@ def test_a_batch_may_be_dark_and_a_test_set_may_not():
 )
 def test_other_labels_are_refused_with_the_way_there(labels, problem):
     with pytest.raises(ValueError, match=problem):
-        labelled(labels=labels)
+        labeled(labels=labels)

@@ -45,7 +45,7 @@ def test_comes_back_as_it_was_written():
         ({"mean": [float("nan")]}, "must be finite numbers"),
         ({"mean": ["dark"]}, "must be finite numbers"),
         ({"std": [0]}, "std must be above 0"),
-        ({"colour": "blue"}, "colour"),
+        ({"color": "blue"}, "color"),
     ],
 )
 def test_what_cannot_be_is_named(changes, problem):

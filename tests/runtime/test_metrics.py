@@ -53,7 +53,7 @@ def test_full_confidence_is_in_the_last_bin():
 
 
 def test_summary_by_hand(totals):
-    found = metrics.summarise(totals, class_names=("a", "b", "c"))
+    found = metrics.summarize(totals, class_names=("a", "b", "c"))
     assert found["num_examples"] == 3
     assert found["num_correct"] == 2
     assert found["accuracy"] == pytest.approx(2 / 3)
@@ -73,7 +73,7 @@ def test_calibration_is_by_bin():
     logits = jnp.log(jnp.array([[0.74, 0.26], [0.76, 0.24]]))
     found = metrics.sums(logits, logits, jnp.array([0, 1]), jnp.ones(2))
     totals = {name: np.asarray(value) for name, value in found.items()}
-    summary = metrics.summarise(totals, class_names=("a", "b"))
+    summary = metrics.summarize(totals, class_names=("a", "b"))
     assert summary["expected_calibration_error"] == pytest.approx(0.25, abs=1e-6)
 
 
@@ -91,13 +91,13 @@ def test_batches_add_up(totals):
 def test_class_without_examples():
     found = metrics.sums(LOGITS[:1], TEACHER[:1], LABELS[:1], MASK[:1])
     totals = {name: np.asarray(value) for name, value in found.items()}
-    rows = metrics.summarise(totals, class_names="abc")["per_class"]
+    rows = metrics.summarize(totals, class_names="abc")["per_class"]
     assert rows[1] == {"class": "b", "count": 0, "recall": None, "precision": None}
 
 
 def test_nothing_counted(totals):
     with pytest.raises(ValueError, match="No example"):
-        metrics.summarise({**totals, "count": np.zeros(())}, class_names="abc")
+        metrics.summarize({**totals, "count": np.zeros(())}, class_names="abc")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import precision
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """A network with everything that could lose its precision."""
 
     @nn.compact
@@ -23,7 +23,7 @@ class Normalised(nn.Module):
 
 @pytest.fixture
 def network():
-    return Normalised()
+    return Normalized()
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_missing_file(tmp_path):
         (
             {
                 weights.FORMAT: json.dumps(
-                    dataclasses.asdict(DESCRIPTION) | {"colour": 1}
+                    dataclasses.asdict(DESCRIPTION) | {"color": 1}
                 )
             },
             "its description is damaged",

@@ -33,7 +33,7 @@ def test_the_same_run_may_come_back(tmp_path):
             {"config": {"seed": 0, "synthesis": {"grid_factors": (1,), "l2": 0.0}}},
             "config.synthesis.grid_factors was [4, 2, 1] and is now [1]",
         ),
-        ({"colour": "red"}, "colour was None and is now 'red'"),
+        ({"color": "red"}, "color was None and is now 'red'"),
         ({"config": {"seed": 0}}, "config.synthesis was {"),
     ],
 )

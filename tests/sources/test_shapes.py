@@ -13,30 +13,30 @@ def draw(number, image_shape, seed=0):
 
 
 @pytest.fixture(scope="module")
-def grey():
+def gray():
     return draw(400, (16, 16, 1))
 
 
 @pytest.fixture(scope="module")
-def filled(grey):
+def filled(gray):
     """Those in which there is something: shapes may lie outside, or be black."""
-    filled = grey[grey.std((1, 2, 3)) > 0.01]
+    filled = gray[gray.std((1, 2, 3)) > 0.01]
     assert len(filled) > 360
     return filled
 
 
 @pytest.mark.parametrize("shape", [(16, 24, 3), (5, 4, 2), (1, 1, 1)])
-def test_pixels_of_any_size_and_colour(shape):
+def test_pixels_of_any_size_and_color(shape):
     images = draw(20, shape)
     assert images.shape == (20, *shape)
     assert np.isfinite(images).all()
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_an_image_is_its_keys_alone(grey):
+def test_an_image_is_its_keys_alone(gray):
     keys = jax.random.split(jax.random.key(0), 400)[7:9]
     np.testing.assert_allclose(
-        shapes.draw(keys, image_shape=(16, 16, 1)), grey[7:9], atol=1e-5
+        shapes.draw(keys, image_shape=(16, 16, 1)), gray[7:9], atol=1e-5
     )
 
 
@@ -55,7 +55,7 @@ def test_no_two_are_alike(filled):
     assert (distance + np.eye(len(flat)) > 0.01).all()
 
 
-def test_colours_differ_where_there_are_channels():
+def test_colors_differ_where_there_are_channels():
     images = draw(100, (12, 12, 3))
     spread = images.std(-1).max((1, 2))
     assert (spread > 0.05).mean() > 0.6

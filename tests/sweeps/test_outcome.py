@@ -50,8 +50,8 @@ def finish(run, accuracy, *, synthesis=10.0, versions=None):
     files.write_json(run.workdir / "run.json", {"config": settings}, sealed=True)
 
 
-def summarise(runs, failed=None):
-    return outcome.summarise(
+def summarize(runs, failed=None):
+    return outcome.summarize(
         runs,
         failed or {},
         name="noise",
@@ -64,7 +64,7 @@ def summarise(runs, failed=None):
 def test_mean_and_deviation_over_seeds(runs):
     for run, accuracy in zip(runs, (0.8, 0.5, 0.9, 0.6), strict=True):
         finish(run, accuracy)
-    summary = json.loads(json.dumps(summarise(runs)))
+    summary = json.loads(json.dumps(summarize(runs)))
     first, second = summary["rows"]
     assert first["settings"] == {"distillation.noise": 0.0}
     assert [run["accuracy"] for run in first["runs"]] == [0.8, 0.9]
@@ -82,7 +82,7 @@ def test_mean_and_deviation_over_seeds(runs):
 def test_runs_that_failed_are_named_and_not_counted(runs, capsys):
     for run in runs[:2]:
         finish(run, 0.75)
-    summary = summarise(runs, {runs[2]: "no disk", runs[3]: "no luck"})
+    summary = summarize(runs, {runs[2]: "no disk", runs[3]: "no luck"})
     first, second = summary["rows"]
     assert (first["mean"], first["std"]) == (0.75, None)
     assert first["failed"] == {"1": "no disk"}
@@ -94,7 +94,7 @@ def test_runs_that_failed_are_named_and_not_counted(runs, capsys):
 
 
 def test_nothing_finished(runs, capsys):
-    summary = summarise(runs, {run: "no" for run in runs})
+    summary = summarize(runs, {run: "no" for run in runs})
     assert [row["mean"] for row in summary["rows"]] == [None, None]
     assert summary["machine"] == []
     outcome.print_table(summary)
@@ -104,7 +104,7 @@ def test_nothing_finished(runs, capsys):
 def test_other_versions_do_not_go_unnoticed(runs):
     finish(runs[0], 0.8)
     finish(runs[1], 0.8, versions={"jax": "0.12.0"})
-    assert summarise(runs)["versions"] == [{"jax": "0.10.2"}, {"jax": "0.12.0"}]
+    assert summarize(runs)["versions"] == [{"jax": "0.10.2"}, {"jax": "0.12.0"}]
 
 
 def test_finished_on_the_test_set_is_not_finished_on_the_validation_part(runs):
@@ -212,7 +212,7 @@ def test_seconds_are_those_of_a_run_by_itself(runs):
     other.workdir.mkdir(parents=True)
     sharing.share(one, other)
     finish(other, 0.5, synthesis=0.0)
-    first, second = (row["runs"][0] for row in summarise(runs[:2])["rows"])
+    first, second = (row["runs"][0] for row in summarize(runs[:2])["rows"])
     assert (
         first["seconds"]
         == second["seconds"]
@@ -242,4 +242,4 @@ def test_results_that_no_run_wrote(runs, content):
     content = {"dataset": "mnist"} | content
     (run.workdir / "results.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"results\.json is not as dfkd_jax"):
-        outcome.summarise(runs, {}, name="it", config_file="it", fixed={}, command="it")
+        outcome.summarize(runs, {}, name="it", config_file="it", fixed={}, command="it")

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from dfkd_jax.runtime import parallel, rng
 from dfkd_jax.sources import shapes
-from dfkd_jax.synthesis import parameterisation, step
+from dfkd_jax.synthesis import parameterization, step
 
 SHAPE = (5, 4, 1)
 TEMPERATURE, ACTIVATION, VARIATION, L2, RATE = 2.0, 0.3, 0.01, 0.02, 0.05
@@ -59,17 +59,17 @@ def teacher():
 
 def noise(pixels, optimizer):
     """Starts as noise, which neither the teacher nor labels have a say in."""
-    init = step.make_init(parameterisation=pixels, optimizer=optimizer)
+    init = step.make_init(parameterization=pixels, optimizer=optimizer)
     return jax.jit(lambda key, index: init((None, key), (index, None)))
 
 
 def make(*, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0):
-    pixels = parameterisation.grids(SHAPE, factors=factors, init_scale=0.5)
+    pixels = parameterization.grids(SHAPE, factors=factors, init_scale=0.5)
     optimizer = optax.adam(RATE)
     return noise(pixels, optimizer), jax.jit(
         step.make_step(
             feature_layer="dense",
-            parameterisation=pixels,
+            parameterization=pixels,
             optimizer=optimizer,
             temperature=TEMPERATURE,
             activation_weight=ACTIVATION,
@@ -176,15 +176,15 @@ def test_what_is_random_is_drawn_anew_at_every_step(teacher, change, same):
 
 def test_images_are_projected_after_every_step(teacher):
     """Four steps with a projection are four times a step, then the projection."""
-    pixels = parameterisation.grids(SHAPE, factors=(1,), init_scale=0.5)
-    rescaled = parameterisation.rescaled(pixels, normalize=lambda pixels: pixels)
+    pixels = parameterization.grids(SHAPE, factors=(1,), init_scale=0.5)
+    rescaled = parameterization.rescaled(pixels, normalize=lambda pixels: pixels)
     optimizer = optax.adam(RATE)
 
     def make_step(parameters, num_steps):
         return jax.jit(
             step.make_step(
                 feature_layer="dense",
-                parameterisation=parameters,
+                parameterization=parameters,
                 optimizer=optimizer,
                 temperature=TEMPERATURE,
                 activation_weight=ACTIVATION,
@@ -213,13 +213,13 @@ def test_images_are_projected_after_every_step(teacher):
 
 
 def test_each_soft_label_starts_from_the_image_whose_answer_is_nearest(teacher):
-    pixels = parameterisation.bounded(
-        parameterisation.grids(SHAPE, factors=(2, 1), init_scale=0.5),
+    pixels = parameterization.bounded(
+        parameterization.grids(SHAPE, factors=(2, 1), init_scale=0.5),
         normalize=teacher.normalize,
     )
     draw = jax.jit(functools.partial(shapes.draw, image_shape=SHAPE))
     init = step.make_init(
-        parameterisation=pixels,
+        parameterization=pixels,
         optimizer=optax.adam(RATE),
         draw=draw,
         temperature=TEMPERATURE,

@@ -1,4 +1,4 @@
-"""Prepared sets that pass for MNIST: its counts, its mean, one image a class or grey.
+"""Prepared sets that pass for MNIST: its counts, its mean, one image a class or gray.
 
 Imported where needed: the readers of TFDS come with it.
 """
@@ -48,7 +48,7 @@ def _example(label: int, image: np.ndarray) -> bytes:
 
 
 def write(data_dir: pathlib.Path, *, train: bool = False) -> None:
-    """Writes `data_dir`/mnist: grey test images and, with `train`, training images."""
+    """Writes `data_dir`/mnist: gray test images and, with `train`, training images."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     folder = data_dir / "mnist" / "3.0.1"
@@ -56,11 +56,11 @@ def write(data_dir: pathlib.Path, *, train: bool = False) -> None:
     labels = {"test": np.repeat(range(10), datasets.spec("mnist").test_class_counts)}
     if train:
         labels["train"] = np.arange(60_000) % 10
-    grey = np.full((28, 28), GREY, np.uint8)
-    grey[0, 0] = 255  # Else white might be another number.
+    gray = np.full((28, 28), GREY, np.uint8)
+    gray[0, 0] = 255  # Else white might be another number.
     splits = []
     for name, classes in labels.items():
-        images = [striped(k) if name == "train" else grey for k in range(10)]
+        images = [striped(k) if name == "train" else gray for k in range(10)]
         examples = [_example(k, image) for k, image in enumerate(images)]
         path = folder / f"mnist-{name}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(path), "group_size:1")

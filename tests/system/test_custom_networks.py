@@ -82,7 +82,7 @@ def write_config(folder, path, *, module, layer, weights=None, **changes):
     ],
 )
 def test_distilled_by_config_alone(lab, folder, tmp_path, module, layer):
-    """The settings of the file reach the run, and its own layer is the one modelled."""
+    """The settings of the file reach the run, and its own layer is the one modeled."""
     config = write_config(
         folder, tmp_path / "digits.py", module=module, layer=layer, **SIZES
     )

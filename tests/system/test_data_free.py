@@ -221,7 +221,7 @@ def _check_contract(results):
     assert results["experiment"] == "mnist_smoke"
     assert results["seed"] == 0
     assert results["data_free"] is True
-    # All images are the same grey: both networks call all of them by one digit.
+    # All images are the same gray: both networks call all of them by one digit.
     shares = {count / 10_000 for count in (980, 1135, 1032, 1010, 982)}
     shares |= {count / 10_000 for count in (892, 958, 1028, 974, 1009)}
     for role in ("teacher", "student"):

@@ -95,7 +95,7 @@ def test_dafl_goes_on_from_its_checkpoint(toys, dafl, tmp_path):
 def test_how_near_pseudo_samples_come(
     lab, dafl_of_mnist, prepared_training_data, tmp_path
 ):
-    """Two pseudo samples are copies of training images, all test images are grey."""
+    """Two pseudo samples are copies of training images, all test images are gray."""
     import prepared_set
 
     workdir = shutil.copytree(dafl_of_mnist, tmp_path / "run", symlinks=True)
@@ -112,23 +112,23 @@ def test_how_near_pseudo_samples_come(
     # All images take a minute.
     arguments = [str(workdir), f"--data_dir={prepared_training_data}"]
     command = lab.runner.call(
-        prepared_set.run_on_the_first, 500, "neighbours", arguments
+        prepared_set.run_on_the_first, 500, "neighbors", arguments
     )
     assert command.wait() == 0, command.stderr
     assert "30 pseudo samples and 500 test images against 500" in command.stdout
     assert "2 are equal to a training image" in command.stdout
-    found = files.read_object(workdir / "neighbours.json")
+    found = files.read_object(workdir / "neighbors.json")
     assert found["num_equal"] == 2
     assert found["transfer_set_sha256"] == made.digest()
     # Four of 28 columns are 231 instead of 33, the others 0; the first pixel, which is
     # 255, lies in the columns of the nearest.
     squares = (4 * 28 - 1) * 198**2 + 24**2 + 24 * 28 * 33**2
-    grey = np.sqrt(squares / 784) / 255
-    np.testing.assert_allclose(found["held_out_images"], np.full(6, grey), atol=1e-5)
+    gray = np.sqrt(squares / 784) / 255
+    np.testing.assert_allclose(found["held_out_images"], np.full(6, gray), atol=1e-5)
 
 
 @pytest.mark.full
-def test_neighbours_of_what(lab, dafl_of_mnist, tmp_path):
+def test_neighbors_of_what(lab, dafl_of_mnist, tmp_path):
     workdir = shutil.copytree(dafl_of_mnist, tmp_path / "run", symlinks=True)
     identity = files.read_object(workdir / "run.json")
     identity["description"]["dataset"] = ""
@@ -136,11 +136,11 @@ def test_neighbours_of_what(lab, dafl_of_mnist, tmp_path):
     no_data = f"--data_dir={lab.empty}"
     (status, line), (early, unfinished), (unnamed, which), (data, none), (wrong, _) = (
         lab.errors(
-            lab.runner.start("neighbours"),
-            lab.runner.start("neighbours", tmp_path),
-            lab.runner.start("neighbours", workdir),
-            lab.runner.start("neighbours", dafl_of_mnist, no_data),
-            lab.runner.start("neighbours", dafl_of_mnist, "--dataset=cifar10"),
+            lab.runner.start("neighbors"),
+            lab.runner.start("neighbors", tmp_path),
+            lab.runner.start("neighbors", workdir),
+            lab.runner.start("neighbors", dafl_of_mnist, no_data),
+            lab.runner.start("neighbors", dafl_of_mnist, "--dataset=cifar10"),
         )
     )
     assert (status, early, unnamed, data, wrong) == (2, 1, 2, 3, 1)
@@ -148,7 +148,7 @@ def test_neighbours_of_what(lab, dafl_of_mnist, tmp_path):
     assert "has no student yet" in unfinished
     assert "--dataset=mnist|" in which
     assert "mnist" in none
-    assert not (dafl_of_mnist / "neighbours.json").exists()
+    assert not (dafl_of_mnist / "neighbors.json").exists()
 
 
 def test_checkpoint_of_a_game_is_evaluated_as_its_student(lab, dafl, tmp_path):

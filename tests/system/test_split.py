@@ -9,15 +9,15 @@ import toy
 
 
 @pytest.fixture(scope="module")
-def labelled_images(tmp_path_factory):
+def labeled_images(tmp_path_factory):
     """Fifty images with labels, in place of a data set."""
     return toy.write_test_set(tmp_path_factory.mktemp("images") / "own.npz")
 
 
 def test_validation_accuracy_is_never_called_test_accuracy(
-    toys, toy_copy, labelled_images, tmp_path
+    toys, toy_copy, labeled_images, tmp_path
 ):
-    def evaluate(data__file=labelled_images, **changes):
+    def evaluate(data__file=labeled_images, **changes):
         command = toys.start(
             toy_copy, data__dataset="", data__file=data__file, **changes
         )
@@ -45,7 +45,7 @@ def test_validation_accuracy_is_never_called_test_accuracy(
     assert again == results
 
     # Of other images they are other figures.
-    with np.load(labelled_images) as arrays:
+    with np.load(labeled_images) as arrays:
         images = arrays["images"]
     np.savez(tmp_path / "other.npz", images=images, labels=np.zeros(50, int))
     told, other = evaluate(data__split="validation", data__file=tmp_path / "other.npz")
@@ -62,12 +62,12 @@ def test_validation_accuracy_is_never_called_test_accuracy(
 
 
 def test_figures_of_one_split_stay_until_those_of_the_other_are_had(
-    toys, toy_copy, labelled_images
+    toys, toy_copy, labeled_images
 ):
     command = toys.start(
         toy_copy,
         data__dataset="",
-        data__file=labelled_images,
+        data__file=labeled_images,
         data__split="validation",
     )
     assert command.wait() == 0, command.stderr

@@ -273,7 +273,7 @@ def test_candidates_give_every_class_its_share():
     np.testing.assert_allclose(shares[200], 1 / 3, atol=0.08)
 
 
-def test_candidates_do_not_depend_on_the_neighbours_in_a_batch():
+def test_candidates_do_not_depend_on_the_neighbors_in_a_batch():
     normal = gaussian.Normal(mean=jnp.zeros(2), factor=jnp.eye(2))
     draw = gaussian.soft_labels(unbalanced_head, normal, shape=(2,), candidates=5)
     keys = jax.random.split(jax.random.key(3), 8)

@@ -21,7 +21,7 @@ def main():
         "custom": (torch_nets.Custom(), (3, 16, 12)),
     }
     for name, (network, shape) in networks.items():
-        torch_nets.randomised(network)
+        torch_nets.randomized(network)
         images = torch.randn(3, *shape)
         with torch.no_grad():
             logits = network(images)

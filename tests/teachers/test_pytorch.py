@@ -131,7 +131,7 @@ def test_a_dense_layer_after_a_flatten_by_hand():
     )
 
 
-def test_a_normalisation_by_hand():
+def test_a_normalization_by_hand():
     state_dict = {
         "bn.weight": np.array([1, 2], np.float32),
         "bn.bias": np.array([3, 4], np.float32),
@@ -251,7 +251,7 @@ def test_all_that_does_not_fit_is_listed_up_to_a_limit():
     assert lines[-1].strip() == "and 3 more."  # 10 are missing, 1 is extra.
 
 
-def test_a_normalisation_between_a_flatten_and_a_dense_layer_is_asked_about():
+def test_a_normalization_between_a_flatten_and_a_dense_layer_is_asked_about():
     """6 channels of 4 × 3 pixels; the Dense has as many outputs as inputs."""
     expected = shapes(linen_nets.Custom(), (16, 12, 3))
     state_dict = load_file(FIXTURES / "custom.safetensors")

@@ -61,7 +61,7 @@ def check_logits(network, module, variables, image_shape):
 @pytest.mark.parametrize("name", CASES)
 def test_equal_logits(name, tmp_path):
     make, arguments, image_shape = CASES[name]
-    network = torch_nets.randomised(make(*arguments))
+    network = torch_nets.randomized(make(*arguments))
     path = tmp_path / "weights.pt"
     torch.save(network.state_dict(), path)
     module = registry.create(name)
@@ -73,7 +73,7 @@ def test_equal_logits(name, tmp_path):
 
 
 def test_equal_logits_of_a_network_of_ones_own(tmp_path):
-    network = torch_nets.randomised(torch_nets.Custom(), seed=5)
+    network = torch_nets.randomized(torch_nets.Custom(), seed=5)
     torch.save({"model": network.state_dict(), "epoch": 3}, tmp_path / "w.pth")
     mapping = tmp_path / "mapping.json"
     mapping.write_text(linen_nets.CUSTOM_MAPPING)

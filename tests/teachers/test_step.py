@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from dfkd_jax.models.network import Linen
-from dfkd_jax.runtime import optimisation, parallel, rng
+from dfkd_jax.runtime import optimization, parallel, rng
 from dfkd_jax.teachers import step as steps
 
 SHAPE = (4, 4, 3)
@@ -40,7 +40,7 @@ class Plain(nn.Module):
 
 def start(teacher, optimizer):
     variables = Linen(teacher).init(jax.random.key(0), SHAPE)
-    return optimisation.create_state(variables, optimizer)
+    return optimization.create_state(variables, optimizer)
 
 
 def one_step(teacher, augment=NOTHING, *, devices):
@@ -62,7 +62,7 @@ def one_step(teacher, augment=NOTHING, *, devices):
 
 
 def test_batch_norm_keeps_the_mean_of_what_devices_see():
-    """Each normalises with its own part, as PyTorch's DataParallel does."""
+    """Each normalizes with its own part, as PyTorch's DataParallel does."""
     assert jax.local_device_count() == 4
     state, _ = one_step(Normed(), devices=4)
     parts = IMAGES.reshape(4, -1, *SHAPE)

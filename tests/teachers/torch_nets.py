@@ -162,7 +162,7 @@ class Custom(nn.Module):
         return self.classifier[1](hidden) @ self.mixing
 
 
-def randomised(network, seed=0):
+def randomized(network, seed=0):
     """In evaluation mode, with every parameter and statistic off its start."""
     torch.manual_seed(seed)
     for module in network.modules():

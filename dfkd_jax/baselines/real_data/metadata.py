@@ -64,7 +64,7 @@ def make_student(task: Task) -> MethodResult:
         task, {"metadata": {"feature_layer": layer.name}}
     )
     task.stopwatch.add("prepare", time.monotonic() - started)
-    soft_targets.synthesise(
+    soft_targets.synthesize(
         task,
         feature_layer=layer.name,
         draw_labels=soft_targets.labels_of(

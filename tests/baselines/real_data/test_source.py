@@ -9,7 +9,7 @@ from dfkd_jax.errors import ConfigError
 CLASSES = np.repeat(np.arange(4), 30)[np.random.default_rng(0).permutation(120)]
 
 
-def test_images_are_standardised_and_labels_one_hot():
+def test_images_are_standardized_and_labels_one_hot():
     pixels = np.full((3, 2, 2, 1), 51, np.uint8)
     pixels[1] = 255
     images = source.RealImages(

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from dfkd_jax.runtime import optimisation
+from dfkd_jax.runtime import optimization
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from dfkd_jax.runtime import optimisation
     ],
 )
 def test_learning_rates_by_hand(schedule, warmup_steps, expected):
-    rate = optimisation.warmup_then(
+    rate = optimization.warmup_then(
         schedule, 2.0, warmup_steps=warmup_steps, num_steps=100
     )
     for step, value in expected.items():
@@ -25,7 +25,7 @@ def test_learning_rates_by_hand(schedule, warmup_steps, expected):
 
 def weights_after(name, gradients, *, rate=0.1, decay=0.5, momentum=0.9):
     """A single weight that starts at 2, step by step."""
-    optimizer = optimisation.make_optimizer(
+    optimizer = optimization.make_optimizer(
         name, optax.constant_schedule(rate), weight_decay=decay, momentum=momentum
     )
     weight, found = jnp.array(2.0), []

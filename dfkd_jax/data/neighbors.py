@@ -39,7 +39,7 @@ def nearest(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
     return distances
 
 
-def summarise(pseudo: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+def summarize(pseudo: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
     """What distances of pseudo samples say beside those of unseen real images.
 
     Args:

@@ -1,10 +1,10 @@
 """How near the pseudo samples of a finished run come to the real training images.
 
-    python -m dfkd_jax.neighbours runs/mnist/seed0
+    python -m dfkd_jax.neighbors runs/mnist/seed0
 
 For those whose reason is privacy. Of every pseudo sample: the distance to the nearest
 training image (root mean squared difference of pixels from 0 to 1), beside the same of
-test images, which the teacher never saw. Writes `neighbours.json` into the work
+test images, which the teacher never saw. Writes `neighbors.json` into the work
 directory, numbers and no images, and the report shows them from then on. Reads real
 data, so it refuses a run whose student is not made yet.
 
@@ -22,21 +22,21 @@ from dfkd_jax import command_line
 from dfkd_jax.errors import CheckpointError, ConfigError
 
 FLAGS = flags.FLAGS
-FILE = "neighbours.json"
+FILE = "neighbors.json"
 
 
 def main(argv: list[str]) -> int:
-    """Measures, prints, and writes `neighbours.json`."""
+    """Measures, prints, and writes `neighbors.json`."""
     if len(argv) != 2:
         raise ConfigError(
-            "Name one work directory: python -m dfkd_jax.neighbours runs/mnist/seed0."
+            "Name one work directory: python -m dfkd_jax.neighbors runs/mnist/seed0."
         )
     folder = pathlib.Path(argv[1])
 
     import numpy as np
 
     from dfkd_jax import evaluation
-    from dfkd_jax.data import datasets, neighbours, tfds
+    from dfkd_jax.data import datasets, neighbors, tfds
     from dfkd_jax.exporting import transfer_sets
     from dfkd_jax.reporting import pages
     from dfkd_jax.runtime import files, progress, records, weights
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     )
     distances = np.concatenate(
         [
-            neighbours.nearest(np.clip(images, 0, 1), real["train"])
+            neighbors.nearest(np.clip(images, 0, 1), real["train"])
             for images, _ in source.batches()
         ]
     )
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         "dataset": name,
         "num_training_images": len(real["train"]),
         "transfer_set_sha256": source.transfer_set.digest(),
-    } | neighbours.summarise(distances, neighbours.nearest(real["test"], real["train"]))
+    } | neighbors.summarize(distances, neighbors.nearest(real["test"], real["train"]))
     files.write_json(folder / FILE, found, sealed=True)
     heading = "  ".join(f"{share:>7.0%}" for share in found["quantiles"])
     progress.say(f"distance to the nearest, quantile  {heading}")

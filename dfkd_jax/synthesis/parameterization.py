@@ -18,7 +18,7 @@ def _unchanged(params):
     return params
 
 
-class Parameterisation(NamedTuple):
+class Parameterization(NamedTuple):
     """Pure functions.
 
     Attributes:
@@ -40,10 +40,10 @@ def grids(
     factors: Sequence[int],
     init_scale: float,
     init: str = "normal",
-) -> Parameterisation:
+) -> Parameterization:
     """A sum of grids, the k-th `factors[k]` times coarser than the image.
 
-    `factors=(1,)` is the plain pixel parameterisation. Coarse grids are interpolated
+    `factors=(1,)` is the plain pixel parameterization. Coarse grids are interpolated
     linearly.
 
     Args:
@@ -79,12 +79,12 @@ def grids(
         coarse = [jnp.zeros((len(images), *size, channels)) for size in sizes[:-1]]
         return (*coarse, images)
 
-    return Parameterisation(start, render, begin=begin)
+    return Parameterization(start, render, begin=begin)
 
 
 def bounded(
-    inner: Parameterisation, *, normalize: Callable[[Any], Any]
-) -> Parameterisation:
+    inner: Parameterization, *, normalize: Callable[[Any], Any]
+) -> Parameterization:
     """`inner` through a sigmoid onto the pixel range [0, 1], then normalized.
 
     Args:
@@ -98,12 +98,12 @@ def bounded(
     def begin(pixels):
         return inner.begin(jax.scipy.special.logit(jnp.clip(pixels, EDGE, 1 - EDGE)))
 
-    return Parameterisation(inner.init, render, begin=begin)
+    return Parameterization(inner.init, render, begin=begin)
 
 
 def rescaled(
-    inner: Parameterisation, *, normalize: Callable[[Any], Any]
-) -> Parameterisation:
+    inner: Parameterization, *, normalize: Callable[[Any], Any]
+) -> Parameterization:
     """Plain pixels whose range in each image is made [0, 1] after every step.
 
     As ZSKD's authors do (Nayak et al., 2019), who take the range of a whole batch; here
@@ -123,7 +123,7 @@ def rescaled(
     def render(params):
         return normalize(inner.render(params))
 
-    return Parameterisation(init, render, project)
+    return Parameterization(init, render, project)
 
 
 def _unit_range(images):
