@@ -286,6 +286,16 @@ def test_one_module_reaches_behind_the_public_names_of_jax(imports):
     assert importing == {"dfkd_jax.runtime.hosts"}
 
 
+def test_one_module_looks_into_jaxprs(imports):
+    """By `jax.extend`, which promises nothing between releases."""
+    importing = {
+        m
+        for m in imports.trees
+        if violations(imports, [m], ["jax.extend"], direct=True)
+    }
+    assert importing == {"dfkd_jax.models.jaxprs"}
+
+
 def test_one_module_says_orbax(imports):
     importing = {
         m for m in imports.trees if violations(imports, [m], ["orbax"], direct=True)

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.extend.core import Jaxpr, Literal
 
 from dfkd_jax.errors import ExportError
+from dfkd_jax.models import jaxprs
 
 PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 _NESTED = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
@@ -135,13 +135,11 @@ def _silence():
             logger.setLevel(level)
 
 
-def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """`jaxpr` primitive by primitive, with nested functions and `pad` resolved."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     for equation in jaxpr.eqns:
-        inputs = [
-            v.val if isinstance(v, Literal) else values[v] for v in equation.invars
-        ]
+        inputs = [v.val if jaxprs.is_literal(v) else values[v] for v in equation.invars]
         params, primitive = equation.params, equation.primitive
         if primitive.name in _NESTED:
             inner = params["jaxpr" if "jaxpr" in params else "call_jaxpr"]
@@ -152,7 +150,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
             outputs = primitive.bind(*inputs, **params)
             outputs = outputs if primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
-    return [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
+    return [v.val if jaxprs.is_literal(v) else values[v] for v in jaxpr.outvars]
 
 
 def _pad(operand, value, *, config):

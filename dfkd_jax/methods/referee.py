@@ -107,9 +107,9 @@ def estimate(
         made with; and `is_poor`.
     """
     known = json.loads(CALIBRATION.read_text())
-    assumed = None if teacher_accuracy else known["typical_accuracy"]
+    accuracy = teacher_accuracy or known["typical_accuracy"]
     kind, _, name = known["figure"].partition(".")
-    expected = model(known, found[kind][name], teacher_accuracy or assumed)
+    expected = model(known, found[kind][name], accuracy)
     margin = known["margin" if teacher_accuracy else "margin_assumed"]
     margin *= deviation(expected)
     # Logits of a network that nobody trained are small, say.
@@ -125,7 +125,7 @@ def estimate(
         "agreement": expected,
         "low": max(expected - margin, 0.0),
         "high": min(expected + margin, 1.0),
-        "assumed_accuracy": assumed,
+        "assumed_accuracy": None if teacher_accuracy else accuracy,
         "is_known": all(is_like_these),
         "is_poor": bool(expected < POOR),
     }

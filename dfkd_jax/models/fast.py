@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfkd_jax.models import graph
+from dfkd_jax.models import jaxprs
 
 MAX_BLOCKED = 128  # Inputs times outputs.
 # Sums over longer windows (cumulative sums are written so) are left as they are.
@@ -66,25 +66,25 @@ def faster(function: Callable) -> Callable:
     """The same function, its convolutions and pooling in the fastest forms."""
 
     def run(*arguments):
-        return graph.run(function, arguments, plan=best())
+        return jaxprs.run(function, arguments, plan=best())
 
     return run
 
 
-def plan(eqns: Any, outvars: Any) -> dict[int, graph.Step]:
-    """What is computed in place of which equations; see `graph.interpret`."""
+def plan(eqns: Any, outvars: Any) -> dict[int, jaxprs.Step]:
+    """What is computed in place of which equations; see `jaxprs.interpret`."""
     users: dict[Any, list[int]] = {}
     maker: dict[Any, int] = {}
     for place, eqn in enumerate(eqns):
         maker.update(dict.fromkeys(eqn.outvars, place))
         for var in eqn.invars:
-            if not graph.is_literal(var):
+            if not jaxprs.is_literal(var):
                 users.setdefault(var, []).append(place)
     for var in outvars:
-        if not graph.is_literal(var):
+        if not jaxprs.is_literal(var):
             users.setdefault(var, []).append(-1)
     found = _Found(eqns, users, maker)
-    steps: dict[int, graph.Step] = {}
+    steps: dict[int, jaxprs.Step] = {}
     taken: set[int] = set()
     for place, eqn in enumerate(eqns):
         if eqn.primitive.name in ("reduce_window_max", "reduce_window_sum"):
@@ -96,7 +96,7 @@ def plan(eqns: Any, outvars: Any) -> dict[int, graph.Step]:
         if eqn.primitive.name == "conv_general_dilated" and place not in taken:
             form = _form(eqn)
             if form:
-                steps[place] = graph.Step(
+                steps[place] = jaxprs.Step(
                     functools.partial(_convolved, form=form),
                     tuple(eqn.invars),
                     eqn.outvars[0],
@@ -489,7 +489,7 @@ def _pooling(found, place):
     elif window.is_max and between and inside:
         function, inputs = _pooled_first, (var,)
     else:
-        return graph.Step(
+        return jaxprs.Step(
             functools.partial(pooled, window=window),
             (eqn.invars[0],),
             eqn.outvars[0],
@@ -504,7 +504,7 @@ def _pooling(found, place):
         ranks.sort(key=lambda rank: axes[rank])
         return made.transpose(rest + ranks).reshape(out.shape)
 
-    return graph.Step(laid_out, (*inputs, *values), eqn.outvars[0], tuple(covers))
+    return jaxprs.Step(laid_out, (*inputs, *values), eqn.outvars[0], tuple(covers))
 
 
 def _layout(eqn, axes) -> Any:
@@ -515,7 +515,7 @@ def _layout(eqn, axes) -> Any:
             order = eqn.params["permutation"]
             return tuple(axes[order.index(axis)] for axis in range(len(order)))
         case "reshape" | "squeeze" | "broadcast_in_dim" | "expand_dims":
-            if below.size != above.size or graph.is_literal(eqn.invars[0]):
+            if below.size != above.size or jaxprs.is_literal(eqn.invars[0]):
                 return None
             sides = [side for side in below.shape if side > 1]
             places = [at for at, side in enumerate(above.shape) if side > 1]
@@ -564,7 +564,7 @@ def _elementwise(found, place, var):
     if name == "custom_jvp_call" and len(eqn.invars) == 1 and _is_relu(eqn):
         return _Between(jax.nn.relu), eqn.invars[0]
     if name == "max":
-        floor = [graph.literal(one) for one in eqn.invars]
+        floor = [jaxprs.literal(one) for one in eqn.invars]
         if floor[1] is not None:
             return (
                 _Between(lambda x, low=floor[1]: jnp.maximum(x, low.astype(x.dtype))),
@@ -572,7 +572,7 @@ def _elementwise(found, place, var):
             )
     if name == "add":
         for one, other in (eqn.invars, eqn.invars[::-1]):
-            if graph.is_literal(one) or graph.is_literal(other):
+            if jaxprs.is_literal(one) or jaxprs.is_literal(other):
                 continue
             value, axes = _spread(found, other)
             if one.aval.shape == var.aval.shape and len(axes) <= 1:
@@ -586,7 +586,7 @@ def _spread(found, var):
     if made is not None and found.eqns[made].primitive.name == "broadcast_in_dim":
         eqn = found.eqns[made]
         places, below = eqn.params["broadcast_dimensions"], eqn.invars[0]
-        if not graph.is_literal(below):
+        if not jaxprs.is_literal(below):
             sides = zip(places, below.aval.shape, strict=True)
             return below, [at for at, side in sides if side > 1]
     return var, [at for at, side in enumerate(var.aval.shape) if side > 1]
@@ -602,7 +602,7 @@ def _is_relu(eqn):
     while len(inner.eqns) == 1:
         (only,) = inner.eqns
         if only.primitive.name == "max":
-            low = graph.literal(only.invars[1])
+            low = jaxprs.literal(only.invars[1])
             return low is not None and float(low) == 0
         if "jaxpr" not in only.params:
             return False

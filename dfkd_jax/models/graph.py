@@ -12,8 +12,7 @@ wrote it does not matter. It is traced to a jaxpr, calls are inlined, and then
 
 Parts of the graph are new jaxprs, run by JAX itself, so that they can be transformed
 like any function. `custom_jvp` and `custom_vjp` stay closed, since their gradients are
-not those of what is inside. `jax.extend` promises nothing between releases: nothing
-else may look into jaxprs by it, and the tests run on every supported JAX.
+not those of what is inside (see `jaxprs`).
 """
 
 import collections
@@ -21,17 +20,15 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
-# Calls whose insides are laid open. Rematerialization is given up by that.
-_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+from dfkd_jax.models import jaxprs
+
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 # What changes only how the numbers lie.
 _LAYOUT = {
@@ -148,9 +145,9 @@ class Graph:
             arguments: Arrays, or their shapes and dtypes.
         """
         leaves, self._tree = jax.tree.flatten(arguments)
-        avals = tuple(map(_aval, leaves))
-        self._closed, self._out_tree = _traced(function, self._tree, avals)
-        self.depends_on_more = _depends_on_more(self._closed)
+        avals = tuple(map(jaxprs.aval_of, leaves))
+        self._closed, self._out_tree = jaxprs.traced(function, self._tree, avals)
+        self.depends_on_more = jaxprs.depends_on_more(self._closed)
         jaxpr = self._closed.jaxpr
         self._eqns, self._outvars = list(jaxpr.eqns), list(jaxpr.outvars)
         paths = [
@@ -159,7 +156,7 @@ class Graph:
         ]
         self._leaf_vars = dict(zip(paths, jaxpr.invars, strict=False))
         self._images = jaxpr.invars[len(paths)]
-        self._users = _users(self._eqns, self._outvars)
+        self._users = jaxprs.users(self._eqns, self._outvars)
         self._maker = {var: eqn for eqn in self._eqns for var in eqn.outvars}
         self._spread()
         if _known is None:
@@ -187,7 +184,7 @@ class Graph:
         }
         self.hidden: tuple[str, ...] = ()
         for eqn in self._eqns:
-            inputs = _variables(eqn.invars)
+            inputs = jaxprs.variables(eqn.invars)
             sources = frozenset().union(
                 *(self._sources.get(var, frozenset()) for var in inputs)
             )
@@ -205,7 +202,7 @@ class Graph:
         for eqn in self._eqns:
             if not (eqn.primitive.name in _PRODUCTS or _is_closed_product(eqn)):
                 continue
-            inputs = _variables(eqn.invars)
+            inputs = jaxprs.variables(eqn.invars)
             weights = [var for var in inputs if self._sources.get(var)]
             if len(weights) == 1 or (weights and eqn.primitive.name not in _PRODUCTS):
                 images = [var for var in inputs if var in self._of_images]
@@ -313,7 +310,7 @@ class Graph:
         if eqn.primitive.name != "add" or len(eqn.invars) != 2:
             return False
         (other,) = [one for one in eqn.invars if one is not var] or [None]
-        if other is None or isinstance(other, core.Literal):
+        if other is None or jaxprs.is_literal(other):
             return False
         sources = self._sources.get(other, ())
         if other in self._of_images or len(sources) != 1:
@@ -329,7 +326,7 @@ class Graph:
             eqn = self._maker.get(var)
             if eqn is None or eqn.primitive.name not in _SPREADING:
                 return False
-            (var,) = _variables(eqn.invars)[:1] or [None]
+            (var,) = jaxprs.variables(eqn.invars)[:1] or [None]
         return True
 
     def _activation(self, var):
@@ -342,10 +339,12 @@ class Graph:
             made = eqn.outvars[0]
             if len(eqn.outvars) != 1 or made.aval.shape != var.aval.shape:
                 return ""
-            images = [one for one in _variables(eqn.invars) if one in self._of_images]
+            images = [
+                one for one in jaxprs.variables(eqn.invars) if one in self._of_images
+            ]
             if images != [var] or eqn.primitive.name in _PRODUCTS:
                 return ""
-            others = [one for one in _variables(eqn.invars) if one is not var]
+            others = [one for one in jaxprs.variables(eqn.invars) if one is not var]
             if eqn.primitive.name in _SPREADING or any(
                 self._sources.get(one) for one in others
             ):
@@ -356,14 +355,14 @@ class Graph:
     def _is_cut(self, var):
         reached = {self._images} - {var}
         for eqn in self._eqns:
-            if not reached.isdisjoint(_variables(eqn.invars)):
+            if not reached.isdisjoint(jaxprs.variables(eqn.invars)):
                 reached.update(one for one in eqn.outvars if one is not var)
         return self._outvars[0] not in reached
 
     def _find_means(self):
         """Means over the places of the last convolution, as layers of their own."""
         for eqn in self._eqns:
-            inputs = _variables(eqn.invars)
+            inputs = jaxprs.variables(eqn.invars)
             if eqn.primitive.name != "reduce_sum" or inputs[0] not in self._of_images:
                 continue
             made, shape = eqn.outvars[0], inputs[0].aval.shape
@@ -404,7 +403,7 @@ class Graph:
 
     def _last_layer(self, var):
         """The layer with a convolution that was computed last before `var`."""
-        above = {id(eqn) for eqn in _needed(self._eqns, [var])}
+        above = {id(eqn) for eqn in jaxprs.needed(self._eqns, [var])}
         names = {id(eqn): name for name, eqn in self._layer_eqns.items()}
         found = [names[id(e)] for e in self._eqns if id(e) in above and id(e) in names]
         return found[-1] if found else None
@@ -415,20 +414,24 @@ class Graph:
         roots = {}
         for eqn in self._eqns:
             if eqn.primitive.name in ("rsqrt", "sqrt", "pow"):
-                (var,) = _variables(eqn.invars)[:1] or [None]
+                (var,) = jaxprs.variables(eqn.invars)[:1] or [None]
                 sources = self._sources.get(var, ())
                 if len(sources) == 1:
                     roots[eqn.outvars[0]] = next(iter(sources))
         for eqn in self._eqns:
             if eqn.primitive.name not in ("mul", "div") or len(eqn.invars) != 2:
                 continue
-            scaled = [one for one in _variables(eqn.invars) if one in self._of_images]
+            scaled = [
+                one for one in jaxprs.variables(eqn.invars) if one in self._of_images
+            ]
             others = [
-                one for one in _variables(eqn.invars) if one not in self._of_images
+                one
+                for one in jaxprs.variables(eqn.invars)
+                if one not in self._of_images
             ]
             if len(scaled) != 1 or len(others) != 1:
                 continue
-            above = _needed(self._eqns, others)
+            above = jaxprs.needed(self._eqns, others)
             root = [roots[var] for e in above for var in e.outvars if var in roots]
             if len(root) != 1:
                 continue
@@ -443,10 +446,12 @@ class Graph:
         """What a BatchNorm gets, the leaf of its mean, and the axes of its features."""
         maker = self._maker.get(scaled)
         if maker is not None and maker.primitive.name in _ADDITIONS:
-            images = [v for v in _variables(maker.invars) if v in self._of_images]
-            means = [v for v in _variables(maker.invars) if v not in self._of_images]
+            images = [v for v in jaxprs.variables(maker.invars) if v in self._of_images]
+            means = [
+                v for v in jaxprs.variables(maker.invars) if v not in self._of_images
+            ]
             is_taken_off = maker.primitive.name == "sub" or any(
-                eqn.primitive.name == "neg" for eqn in _needed(self._eqns, means)
+                eqn.primitive.name == "neg" for eqn in jaxprs.needed(self._eqns, means)
             )  # What is added is the bias of a layer.
             if len(images) == 1 and len(means) == 1 and is_taken_off:
                 sources = self._sources.get(means[0], frozenset())
@@ -457,11 +462,11 @@ class Graph:
         (user,) = self._users[eqn.outvars[0]][:1] or [None]
         if user is None or user.primitive.name not in _ADDITIONS:
             return None
-        shift = [v for v in _variables(user.invars) if v is not eqn.outvars[0]]
+        shift = [v for v in jaxprs.variables(user.invars) if v is not eqn.outvars[0]]
         if len(shift) != 1 or shift[0] in self._of_images:
             return None
         before = {id(e) for e in above}
-        for product in _needed(self._eqns, shift):
+        for product in jaxprs.needed(self._eqns, shift):
             if product.primitive.name != "mul" or id(product) in before:
                 continue
             sides = [self._sources.get(v, frozenset()) for v in product.invars[:2]]
@@ -528,8 +533,8 @@ class Graph:
             for name, features in given.items()
         }
         env = self._env(*arguments)
-        eqns = _needed(self._eqns, outvars, known=replaced)
-        results = interpret(eqns, env | replaced, outvars, plan=plan)
+        eqns = jaxprs.needed(self._eqns, outvars, known=replaced)
+        results = jaxprs.interpret(eqns, env | replaced, outvars, plan=plan)
         num_outputs = len(self._outvars)
         outputs = self._out_tree.unflatten(results[:num_outputs])
         features = [
@@ -566,18 +571,20 @@ class Graph:
         """What every layer with a kernel gets, batch first, as it lies."""
         env = self._env(*arguments)
         taken = {
-            name: next(v for v in _variables(eqn.invars) if v in self._of_images)
+            name: next(v for v in jaxprs.variables(eqn.invars) if v in self._of_images)
             for name, eqn in self._layer_eqns.items()
         }
         outvars = list(taken.values())
-        values = interpret(_needed(self._eqns, outvars), env, outvars, plan=plan)
+        values = jaxprs.interpret(
+            jaxprs.needed(self._eqns, outvars), env, outvars, plan=plan
+        )
         return dict(zip(taken, values, strict=True))
 
     def kernel(self, variables: Any, name: str) -> Any:
         """A layer's kernel, `[…, inputs, units]`, however the framework keeps it."""
         var, order = self._kernels[self.layers[name].kernel_layer]
         env = self._env(variables)
-        (value,) = interpret(_needed(self._eqns, [var]), env, [var])
+        (value,) = jaxprs.interpret(jaxprs.needed(self._eqns, [var]), env, [var])
         return order.ordered(value)
 
     def bias(self, variables: Any, name: str) -> Any:
@@ -585,9 +592,9 @@ class Graph:
         eqn = self._maker[self._places[name].var]
         if name not in self._layer_eqns or eqn.primitive.name not in _ADDITIONS:
             return None
-        (var,) = [v for v in _variables(eqn.invars) if v not in self._of_images]
+        (var,) = [v for v in jaxprs.variables(eqn.invars) if v not in self._of_images]
         env = self._env(variables)
-        (value,) = interpret(_needed(self._eqns, [var]), env, [var])
+        (value,) = jaxprs.interpret(jaxprs.needed(self._eqns, [var]), env, [var])
         return jnp.broadcast_to(value.reshape(-1), (self.layers[name].num_units,))
 
     def statistics(self, variables: Any, name: str) -> tuple[Any, Any]:
@@ -649,12 +656,12 @@ class Graph:
         """
         var, order = self._kernels[name]
         path, *others = self.layers[name].leaves
-        eqns = _needed(self._eqns, [var])
+        eqns = jaxprs.needed(self._eqns, [var])
         if others or any(eqn.primitive.name not in _LAYOUT for eqn in eqns):
             return None
         leaf = self._leaf_vars[path]
         numbers = np.arange(leaf.aval.size).reshape(leaf.aval.shape)
-        (laid,) = interpret(eqns, {leaf: numbers}, [var])
+        (laid,) = jaxprs.interpret(eqns, {leaf: numbers}, [var])
         return path, np.asarray(order.ordered(laid), np.int64)
 
     def bias_leaf(self, name: str) -> str | None:
@@ -662,7 +669,7 @@ class Graph:
         eqn = self._maker[self._places[name].var]
         if eqn.primitive.name not in _ADDITIONS:
             return None
-        (var,) = [v for v in _variables(eqn.invars) if v not in self._of_images]
+        (var,) = [v for v in jaxprs.variables(eqn.invars) if v not in self._of_images]
         (path,) = self._sources[var]
         is_whole = self._leaf_vars[path].aval.size == self.layers[name].num_units
         return path if is_whole else None
@@ -675,7 +682,7 @@ class Graph:
             and in the inputs of `kernel`; None where that cannot be told.
         """
         eqn = self._layer_eqns[name]
-        (var,) = [one for one in _variables(eqn.invars) if one in self._of_images]
+        (var,) = [one for one in jaxprs.variables(eqn.invars) if one in self._of_images]
         stride = self._units(before).get(var)
         units = self.layers[before].num_units
         if stride is None:
@@ -697,7 +704,7 @@ class Graph:
         found = {var: math.prod(var.aval.shape[order.unit_axis + 1 :])}
         layers = {id(one) for one in self._layer_eqns.values()}
         for eqn in self._eqns:
-            carried = [one for one in _variables(eqn.invars) if one in found]
+            carried = [one for one in jaxprs.variables(eqn.invars) if one in found]
             if not carried or id(eqn) in layers:
                 continue
             for made in eqn.outvars:
@@ -715,7 +722,7 @@ class Graph:
         found: dict[str, Owner] = {}
         last, units, number = None, {}, 0
         for eqn in self._eqns:
-            inputs = _variables(eqn.invars)
+            inputs = jaxprs.variables(eqn.invars)
             if self._of_images.isdisjoint(inputs):
                 continue
             if id(eqn) in names:
@@ -752,7 +759,7 @@ class Graph:
             (self._eqns.index(eqn) for eqn in self._layer_eqns.values()), default=-1
         )
         found = ("", None)
-        if is_literal(out) or len(out.aval.shape) != 2:
+        if jaxprs.is_literal(out) or len(out.aval.shape) != 2:
             return found
         names = ("log_softmax", "softmax") if out.aval.shape[1] > 1 else ("sigmoid",)
         # By what it computes, since there are many ways to write it; in the middle of a
@@ -771,11 +778,11 @@ class Graph:
                     or not self._is_cut(var)
                 ):
                     continue
-                eqns = _needed(self._eqns, [out], known={var})
-                read = {one for e in eqns for one in _variables(e.invars)}
+                eqns = jaxprs.needed(self._eqns, [out], known={var})
+                read = {one for e in eqns for one in jaxprs.variables(e.invars)}
                 if read - {var} - env.keys() - self._maker.keys():
                     continue  # A leaf is still to come.
-                (given,) = interpret(eqns, env | {var: values}, [out])
+                (given,) = jaxprs.interpret(eqns, env | {var: values}, [out])
                 for name in names:
                     expected = getattr(jax.nn, name)(values)
                     if jnp.allclose(given, expected, rtol=1e-4, atol=1e-5):
@@ -790,8 +797,10 @@ class Graph:
     def before_ending(self, *arguments: Any) -> Any:
         """What the function returns, with what its ending gets in place of logits."""
         outvars = [self._ending[1] or self._outvars[0], *self._outvars[1:]]
-        eqns = _needed(self._eqns, outvars)
-        return self._out_tree.unflatten(interpret(eqns, self._env(*arguments), outvars))
+        eqns = jaxprs.needed(self._eqns, outvars)
+        return self._out_tree.unflatten(
+            jaxprs.interpret(eqns, self._env(*arguments), outvars)
+        )
 
     def _env(self, *arguments):
         """Values of the graph's constants, and of its arguments from the first on."""
@@ -803,7 +812,7 @@ class Graph:
 def of(function: Callable, *arguments: Any) -> Graph:
     """The graph of a function for arrays of these shapes; made once, if it can be."""
     leaves, tree = jax.tree.flatten(arguments)
-    return _kept(_graph, function, tree, tuple(map(_aval, leaves)))
+    return jaxprs.kept(_graph, function, tree, tuple(map(jaxprs.aval_of, leaves)))
 
 
 @functools.lru_cache(maxsize=32)
@@ -811,325 +820,20 @@ def _graph(function, tree, avals, context):
     del context
     made = Graph(function, *tree.unflatten(avals))
     if made.depends_on_more:
-        raise _Uncached(made)
+        raise jaxprs.Uncached(made)
     return made
-
-
-def _aval(leaf):
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
-    return jax.ShapeDtypeStruct(leaf.shape, dtype)
-
-
-def run(function: Callable, arguments: Any, *, plan: Callable | None = None) -> Any:
-    """What the function returns, with some of its equations computed otherwise."""
-    if plan is None:
-        return function(*arguments)
-    leaves, tree = jax.tree.flatten(arguments)
-    avals = tuple(map(_aval, leaves))
-    closed, out_tree = _traced(function, tree, avals)
-    env = dict(zip(closed.jaxpr.invars, leaves, strict=True))
-    env |= dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    jaxpr = closed.jaxpr
-    return out_tree.unflatten(interpret(jaxpr.eqns, env, jaxpr.outvars, plan=plan))
-
-
-def ahead(function: Callable, constants: Any, *arguments: Any) -> Callable:
-    """`function(constants, *arguments)`, what is of constants alone computed now.
-
-    A loop whose body is made so does not turn round the kernels of a frozen network,
-    say, in every step; XLA would. Nothing is kept that is larger than what it is of.
-
-    Args:
-        function: Of constants and arguments.
-        constants: A tree of arrays.
-        *arguments: Trees of arrays; their shapes and dtypes are all that is read.
-
-    Returns:
-        A function of `arguments`.
-    """
-    leaves, tree = jax.tree.flatten((constants, *arguments))
-    closed, out_tree = _trace(function, tree, tuple(map(_aval, leaves)))
-    jaxpr, num_constants = closed.jaxpr, len(jax.tree.leaves(constants))
-    given = zip(jaxpr.invars[:num_constants], leaves[:num_constants], strict=True)
-    env = dict(zip(jaxpr.constvars, closed.consts, strict=True)) | dict(given)
-    known, now = set(env), []
-    for eqn in jaxpr.eqns:
-        if not eqn.effects and known.issuperset(_variables(eqn.invars)):
-            known.update(eqn.outvars)
-            now.append(eqn)
-    read, made, later = set(_variables(jaxpr.outvars)), set(), []
-    for eqn in reversed(jaxpr.eqns):
-        is_kept = known.issuperset(eqn.outvars) and not _grows(eqn)
-        if not is_kept and not read.isdisjoint(eqn.outvars):
-            read.update(_variables(eqn.invars))
-            made.update(eqn.outvars)
-            later.insert(0, eqn)
-    kept = [var for eqn in now for var in eqn.outvars if var in read - made]
-    env |= dict(zip(kept, interpret(now, env, kept), strict=True))
-
-    def run(*arguments):
-        leaves = jax.tree.leaves(arguments)
-        changing = zip(jaxpr.invars[num_constants:], leaves, strict=True)
-        outputs = interpret(later, env | dict(changing), jaxpr.outvars)
-        return out_tree.unflatten(outputs)
-
-    return run
-
-
-def _grows(eqn):
-    """Whether more numbers come out than go in."""
-    sizes = [
-        sum(var.aval.size for var in _variables(atoms))
-        for atoms in (eqn.invars, eqn.outvars)
-    ]
-    return sizes[0] < sizes[1]
-
-
-def interpret(
-    eqns: Sequence[Any],
-    env: Mapping[Any, Any],
-    outvars: Sequence[Any],
-    *,
-    plan: Callable | None = None,
-) -> list[Any]:
-    """Runs equations; returns the values of `outvars`.
-
-    Args:
-        eqns: In an order in which they can be run.
-        env: Values of what no equation makes.
-        outvars: What is returned.
-        plan: Takes `eqns` and `outvars`; returns, for places of equations, a `Step`
-            that is run there in place of several equations.
-    """
-    env = dict(env)
-    steps = plan(eqns, outvars) if plan else {}
-    covered = {place for step in steps.values() for place in step.covers}
-    for place, eqn in enumerate(eqns):
-        if place in steps:
-            step = steps[place]
-            env[step.output] = step.function(*(_read(env, var) for var in step.inputs))
-        elif place not in covered:
-            values = _bind(eqn, [_read(env, var) for var in eqn.invars], plan)
-            env.update(zip(eqn.outvars, values, strict=True))
-    return [_read(env, var) for var in outvars]
-
-
-class Step(NamedTuple):
-    """What is computed in place of equations.
-
-    Attributes:
-        function: Of the inputs' values.
-        inputs: Variables or literals.
-        output: Variable.
-        covers: Places of the equations that need not be run.
-    """
-
-    function: Callable
-    inputs: tuple[Any, ...]
-    output: Any
-    covers: tuple[int, ...]
-
-
-def is_literal(var: Any) -> bool:
-    """Whether it is a number in the program's text."""
-    return isinstance(var, core.Literal)
-
-
-def literal(var: Any) -> Any:
-    """The number of a literal; None for a variable."""
-    return var.val if is_literal(var) else None
-
-
-def _read(env, var):
-    return var.val if isinstance(var, core.Literal) else env[var]
-
-
-def _bind(eqn, values, plan=None):
-    """Runs one equation, as a program of its own."""
-    if plan is not None:
-        eqn = _replanned(eqn, plan)
-    pairs = [
-        (var, value)
-        for var, value in zip(eqn.invars, values, strict=True)
-        if not isinstance(var, core.Literal)
-    ]
-    known = dict(pairs)
-    jaxpr = _empty().replace(
-        invars=list(known), outvars=list(eqn.outvars), eqns=[eqn], effects=eqn.effects
-    )
-    return jax.core.eval_jaxpr(jaxpr, (), *known.values())
-
-
-@functools.cache
-def _empty():
-    return jax.make_jaxpr(lambda: ())().jaxpr
-
-
-def _replanned(eqn, plan):
-    """A loop or branch with a plan for its body."""
-    if eqn.primitive.name not in ("scan", "while", "cond"):
-        return eqn
-
-    def replanned(closed):
-        def run(*arguments):
-            env = dict(zip(closed.jaxpr.invars, arguments, strict=True))
-            env |= dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-            return interpret(closed.jaxpr.eqns, env, closed.jaxpr.outvars, plan=plan)
-
-        closed = flat(closed)
-        return jax.make_jaxpr(run)(*_avals(closed.jaxpr.invars))
-
-    changed = {}
-    for key, value in eqn.params.items():
-        if isinstance(value, core.ClosedJaxpr):
-            changed[key] = replanned(value)
-        elif (
-            isinstance(value, tuple)
-            and value
-            and isinstance(value[0], core.ClosedJaxpr)
-        ):
-            changed[key] = tuple(map(replanned, value))
-    return eqn.replace(params=eqn.params | changed)
-
-
-def _avals(variables):
-    return [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in variables]
-
-
-@functools.lru_cache(maxsize=32)
-def _cached(function, tree, avals, context):
-    del context  # Apart from the arguments, what a trace depends on.
-    made = _trace(function, tree, avals)
-    if _depends_on_more(made[0]):
-        raise _Uncached(made)
-    return made
-
-
-def _trace(function, tree, avals) -> tuple[Any, Any]:
-    """The function's flat jaxpr, and the tree of what it returns."""
-    out_tree = None
-
-    def leafwise(*leaves):
-        nonlocal out_tree
-        outputs, out_tree = jax.tree.flatten(function(*tree.unflatten(leaves)))
-        return outputs
-
-    return flat(jax.make_jaxpr(leafwise)(*avals)), out_tree
-
-
-def _depends_on_more(closed):
-    return any(isinstance(const, jax.core.Tracer) for const in closed.consts) or any(
-        map(_names_an_axis, closed.jaxpr.eqns)
-    )
-
-
-def _names_an_axis(eqn):
-    """Whether it depends on how many devices there are."""
-    names = eqn.params.get("axes", eqn.params.get("axis_name", ()))
-    names = names if isinstance(names, tuple) else (names,)
-    return any(isinstance(name, str) for name in names) or any(
-        _names_an_axis(one) for jaxpr in _inner(eqn) for one in jaxpr.eqns
-    )
-
-
-class _Uncached(Exception):
-    """A trace that depends on more than the arguments' shapes: not to be kept."""
-
-
-def _traced(function, tree, avals) -> tuple[Any, Any]:
-    """`_trace`, kept where it can be."""
-    return _kept(_cached, function, tree, avals)
-
-
-def _kept(cached, function, *arguments):
-    """What `cached` makes, which may say that it must not be kept."""
-    config: Any = jax.config  # Its stub has no flags.
-    context = (
-        config.jax_default_matmul_precision,
-        config.jax_enable_x64,
-        jax.sharding.get_abstract_mesh(),  # A trace under one pmap is none of another.
-    )
-    try:
-        hash(function)
-    except TypeError:
-        cached = cached.__wrapped__
-    try:
-        return cached(function, *arguments, context)
-    except _Uncached as found:
-        return found.args[0]
-
-
-def flat(closed: Any) -> Any:
-    """The same program with calls inlined."""
-
-    def run(jaxpr, consts, arguments):
-        env = dict(zip(jaxpr.constvars, consts, strict=True))
-        env |= dict(zip(jaxpr.invars, arguments, strict=True))
-        for eqn in jaxpr.eqns:
-            values = [_read(env, var) for var in eqn.invars]
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            if eqn.primitive.name in _INLINED and inner is not None:
-                closed = isinstance(inner, core.ClosedJaxpr)
-                inner, own = (inner.jaxpr, inner.consts) if closed else (inner, ())
-                # So that whose equations they are is still to be read.
-                with jax.named_scope(str(eqn.source_info.name_stack)):
-                    made = run(inner, own, values)
-            else:
-                made = _bind(eqn, values)
-            env.update(zip(eqn.outvars, made, strict=True))
-        return [_read(env, var) for var in jaxpr.outvars]
-
-    return jax.make_jaxpr(
-        lambda *arguments: run(closed.jaxpr, closed.consts, arguments)
-    )(*_avals(closed.jaxpr.invars))
-
-
-def _users(eqns, outvars):
-    """Equations that read a variable; None stands for the program's outputs."""
-    users = collections.defaultdict(list)
-    for eqn in eqns:
-        for var in set(_variables(eqn.invars)):
-            users[var].append(eqn)
-    for var in _variables(outvars):
-        users[var].append(None)
-    return users
-
-
-def _needed(eqns, outvars, known: Iterable[Any] = ()):
-    """The equations without which `outvars` cannot be computed."""
-    wanted = set(_variables(outvars)) - set(known)
-    kept = []
-    for eqn in reversed(eqns):
-        if not wanted.isdisjoint(eqn.outvars):
-            kept.append(eqn)
-            wanted.update(var for var in _variables(eqn.invars) if var not in known)
-    return kept[::-1]
-
-
-def _variables(atoms):
-    return [atom for atom in atoms if not isinstance(atom, core.Literal)]
-
-
-def _inner(eqn):
-    """Jaxprs in an equation's parameters."""
-    for value in eqn.params.values():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, core.Jaxpr):
-                yield one
 
 
 def _multiplies(eqn):
     return eqn.primitive.name in _PRODUCTS or any(
-        _multiplies(one) for jaxpr in _inner(eqn) for one in jaxpr.eqns
+        _multiplies(one) for jaxpr in jaxprs.inner(eqn) for one in jaxpr.eqns
     )
 
 
 def _function_name(eqn):
     """The name of a function, of a call or of the equation inside of it: "relu"."""
     while "name" not in eqn.params:
-        inner = next(_inner(eqn), None)
+        inner = next(jaxprs.inner(eqn), None)
         if inner is None or len(inner.eqns) != 1:
             break
         (eqn,) = inner.eqns

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dfkd_jax.models import graph
+from dfkd_jax.models import jaxprs
 from dfkd_jax.runtime import rng
 from dfkd_jax.synthesis import losses, priors
 from dfkd_jax.synthesis.parameterization import Parameterization
@@ -171,7 +171,7 @@ def make_step(
             return state, metrics
 
         constants = (teacher, labels, *streams)
-        ready = graph.ahead(one_step, constants, state)
+        ready = jaxprs.ahead(one_step, constants, state)
         return jax.lax.scan(lambda state, _: ready(state), state, length=num_steps)
 
     return step

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dfkd_jax.models import fast, graph
+from dfkd_jax.models import fast, jaxprs
 
 RANDOM = np.random.default_rng(0)
 
@@ -41,7 +41,7 @@ def assert_as_native(function, *arrays):
 
 
 def is_planned(function, *arrays):
-    closed = graph.flat(jax.make_jaxpr(function)(*arrays))
+    closed = jaxprs.flat(jax.make_jaxpr(function)(*arrays))
     return bool(fast.plan(closed.jaxpr.eqns, closed.jaxpr.outvars))
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from dfkd_jax.models import fast, graph
+from dfkd_jax.models import fast, graph, jaxprs
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (3, 8, 8, 2))
@@ -496,7 +496,7 @@ def test_what_is_of_constants_alone_is_computed_ahead_of_a_loop():
         noise = jax.random.normal(jax.random.fold_in(key, state[0, 0].astype(int)))
         return jnp.tanh(state @ jnp.flip(kernel, 0).T + spread) + noise, state.sum()
 
-    ready = graph.ahead(step, (key, kernel), state)
+    ready = jaxprs.ahead(step, (key, kernel), state)
     for got, expected in zip(ready(state), step((key, kernel), state), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
     left = [eqn.primitive.name for eqn in jax.make_jaxpr(ready)(state).eqns]
