@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from dfkd_jax.errors import ConfigError
 from dfkd_jax.models import fast
-from dfkd_jax.models.graph import Layer
+from dfkd_jax.models.graph import Graph, Layer
 from dfkd_jax.models.network import Model, Network
 from dfkd_jax.runtime import progress, weights
 
@@ -38,19 +38,38 @@ class Link:
 
     Attributes:
         layer: With a kernel.
+        looked: The network, looked into.
         kernel: Path of its leaf.
-        places: Of each number of the kernel in that leaf, flat; `[rows, units]`.
-        by_unit: The same, `[places, units of the layer before, units]`.
         bias: Path of its leaf, or None.
-        stride: Numbers of one unit of the layer before in a row, in this one's inputs.
+        inputs: Units of the layer before it.
+        stride: Numbers of one of these in a row, in what the layer gets.
+        inner: The same, among the inputs of its kernel.
     """
 
     layer: Layer
+    looked: Graph
     kernel: str
-    places: Int[np.ndarray, "rows units"]
-    by_unit: Int[np.ndarray, "places inputs units"]
     bias: str | None
+    inputs: int
     stride: int
+    inner: int
+
+    @functools.cached_property
+    def places(self) -> Int[np.ndarray, "rows units"]:
+        """Of each number of the kernel in its leaf, flat."""
+        places = self.looked.kernel_places(self.layer.name)
+        return places.reshape(-1, self.layer.num_units)
+
+    @property
+    def by_unit(self) -> Int[np.ndarray, "window inner inputs units"]:
+        """The same, with units of the layer before on an axis of their own."""
+        shape = (-1, self.inputs, self.inner, self.layer.num_units)
+        return self.places.reshape(shape).swapaxes(1, 2)
+
+    @property
+    def num_places(self) -> int:
+        """How many numbers it has for a unit of the layer before and one of its own."""
+        return math.prod(self.layer.kernel_shape[:-1]) // self.inputs
 
 
 class Role(NamedTuple):
@@ -174,6 +193,7 @@ def choose_units(
     for place, (count, first, second) in enumerate(sums):
         mean, following = first / count, theirs.links[place + 1]
         kernel = variables[following.kernel].reshape(-1)[following.by_unit]
+        kernel = kernel.reshape(-1, *kernel.shape[-2:])
         chosen = select_channels(
             second / count - np.outer(mean, mean),
             np.einsum("wio,wjo->ij", kernel, kernel, optimize=True),
@@ -220,12 +240,13 @@ def slice_variables(
     own: Chain,
 ) -> dict[str, Any]:
     """The student's variables by name: the teacher's, of the kept units alone."""
-    before = [np.arange(theirs.links[0].by_unit.shape[1]), *kept]
+    before = [np.arange(theirs.links[0].inputs), *kept]
     start = {}
     for place, (their, link) in enumerate(zip(theirs.links, own.links, strict=True)):
         kernel = np.asarray(variables[their.kernel])
         kernel = kernel.reshape(-1)[their.by_unit]
-        kernel = kernel[:, before[place]][:, :, kept[place]]
+        kernel = kernel[:, :, before[place]][..., kept[place]]
+        kernel = kernel.reshape(-1, *link.by_unit.shape[1:])  # Its places as its own.
         start[link.kernel] = _laid(kernel, link.by_unit, own.shapes[link.kernel])
         if link.bias:
             bias = np.zeros(len(kept[place]), kernel.dtype)
@@ -333,28 +354,25 @@ def chain(model: Model, shape: tuple[int, ...]) -> Chain:
     for place, (name, layer) in enumerate(layers.items()):
         if reason:
             break
-        units, strides = layer.kernel_shape[-2], (1, 1)
+        inputs, strides = layer.kernel_shape[-2], (1, 1)
         if place:
-            units = links[-1].layer.num_units
+            inputs = links[-1].layer.num_units
             strides = looked.units_in(name, names[place - 1])
-        leaf = looked.kernel_leaf(name)
-        if leaf is None:
+        kernel = looked.kernel_leaf(name)
+        if kernel is None:
             reason = f"{name!r} computes its kernel from other weights"
         elif strides is None:
             reason = f"{name!r} does not read the units of {names[place - 1]!r}"
         else:
-            stride, inner = strides
-            places = leaf[1].reshape(-1, layer.num_units)
-            by_unit = places.reshape(-1, units, inner, layer.num_units)
-            by_unit = by_unit.swapaxes(1, 2).reshape(-1, units, layer.num_units)
             links.append(
                 Link(
                     layer=layer,
-                    kernel=leaf[0],
-                    places=places,
-                    by_unit=by_unit,
+                    looked=looked,
+                    kernel=kernel,
                     bias=looked.bias_leaf(name),
-                    stride=stride,
+                    inputs=inputs,
+                    stride=strides[0],
+                    inner=strides[1],
                 )
             )
     if reason:
@@ -400,7 +418,7 @@ def _too_different(theirs, own):
         name = link.layer.name
         if link.layer.num_units > their.layer.num_units:
             return f"{name!r} is wider in the student"
-        if len(link.by_unit) != len(their.by_unit):
+        if link.num_places != their.num_places:
             return (
                 f"{name!r} is {link.layer.kernel_shape} in the student and "
                 f"{their.layer.kernel_shape} in the teacher"

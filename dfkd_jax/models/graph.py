@@ -647,22 +647,23 @@ class Graph:
         one_each = jnp.eye(math.prod(shape), dtype=inputs.dtype)
         return self.linear(name, inputs, one_each.reshape(*shape, -1))
 
-    def kernel_leaf(self, name: str) -> tuple[str, np.ndarray] | None:
-        """Where a layer's kernel is kept.
-
-        Returns:
-            Path of its leaf, and for each number of `kernel` its place in that leaf,
-            flat; None where the kernel is computed from its leaves.
-        """
-        var, order = self._kernels[name]
+    def kernel_leaf(self, name: str) -> str | None:
+        """Path of a layer's kernel; None where it is computed from its leaves."""
         path, *others = self.layers[name].leaves
-        eqns = jaxprs.needed(self._eqns, [var])
-        if others or any(eqn.primitive.name not in _LAYOUT for eqn in eqns):
-            return None
+        eqns = jaxprs.needed(self._eqns, [self._kernels[name][0]])
+        is_laid = all(eqn.primitive.name in _LAYOUT for eqn in eqns)
+        return path if is_laid and not others else None
+
+    def kernel_places(self, name: str) -> np.ndarray:
+        """For each number of `kernel` its place in `kernel_leaf`, flat."""
+        var, order = self._kernels[name]
+        (path,) = self.layers[name].leaves
         leaf = self._leaf_vars[path]
-        numbers = np.arange(leaf.aval.size).reshape(leaf.aval.shape)
-        (laid,) = jaxprs.interpret(eqns, {leaf: numbers}, [var])
-        return path, np.asarray(order.ordered(laid), np.int64)
+        numbers = np.arange(leaf.aval.size, dtype=np.int32).reshape(leaf.aval.shape)
+        (laid,) = jaxprs.interpret(
+            jaxprs.needed(self._eqns, [var]), {leaf: numbers}, [var]
+        )
+        return np.asarray(order.ordered(laid)).astype(np.int32)
 
     def bias_leaf(self, name: str) -> str | None:
         """Path of what a layer adds, one number a unit; None if it adds nothing."""

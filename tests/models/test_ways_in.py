@@ -180,8 +180,11 @@ def _chain(width):
     ]
 
 
-@pytest.mark.parametrize("make_student", [linen, flax_nnx, equinox, keras])
-@pytest.mark.parametrize("make", FRAMEWORKS)
+@pytest.mark.parametrize(
+    ("make", "make_student"),
+    [(make, linen) for make in FRAMEWORKS]
+    + [(pytorch, make) for make in (flax_nnx, equinox, keras)],
+)
 def test_a_start_as_a_part_of_a_teacher_in_another_framework(make, make_student):
     """As wide, it says what the teacher says; narrower, what any framework's says."""
     images = np.random.default_rng(0).normal(size=(300, 16, 16, 3))
