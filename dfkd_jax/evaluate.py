@@ -27,16 +27,16 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--split={FLAGS.split} is none of {', '.join(SPLITS)}.")
 
     from dfkd_jax.config import DataConfig
-    from dfkd_jax.data import datasets, held_out
+    from dfkd_jax.data import held_out
 
-    if FLAGS.dataset:
-        datasets.spec(FLAGS.dataset, FLAGS.data_dir)
-    for name in ("dataset", "data_dir", "raw_dir"):
-        if FLAGS.data_file and FLAGS[name].value:
-            raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
+    held_out.check_flags(
+        dataset=FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        raw_dir=FLAGS.raw_dir,
+        data_file=FLAGS.data_file,
+    )
 
     from dfkd_jax.runtime import files, parallel, progress
-    from dfkd_jax.teachers import weights as teachers
 
     if FLAGS.output:
         files.check_replaceable(pathlib.Path(FLAGS.output), '{\n  "checkpoint": ')
@@ -44,35 +44,8 @@ def main(argv: list[str]) -> int:
     checkpoint = pathlib.Path(FLAGS.checkpoint)
     path, network = evaluation.load_checkpoint(checkpoint, module=FLAGS.module)
     description = network.description
-    dataset = "" if FLAGS.data_file else FLAGS.dataset or description.dataset
-    if dataset:
-        spec = datasets.spec(dataset, FLAGS.data_dir)
-        evaluation.check_task(description, spec, source=str(path), setting="--dataset")
-    elif not FLAGS.data_file:
-        raise ConfigError(
-            f"{path} names no data set: say --dataset={'|'.join(datasets.NAMES)} or "
-            "--data_file=FILE.npz."
-        )
-    teacher, compared = FLAGS.teacher, None
-    if FLAGS.teacher_module and not (teacher or evaluation.find_teacher(checkpoint)):
-        raise ConfigError("--teacher_module: there is no teacher; leave it out.")
-    if teacher:
-        _, compared = evaluation.load_checkpoint(
-            teachers.find(teacher),
-            module=FLAGS.teacher_module,
-            flag="--teacher_module",
-        )
-        evaluation.check_reference(
-            description, compared.description, source=f"--teacher={teacher}"
-        )
-    elif teacher := evaluation.find_teacher(checkpoint):
-        try:
-            compared = evaluation.load_teacher(
-                checkpoint, module=FLAGS.teacher_module, flag="--teacher_module"
-            )
-        except (CheckpointError, ConfigError) as error:
-            progress.warn(f"Not compared with the teacher of the run. {error}")
-            teacher = ""
+    dataset = _dataset(path, description)
+    teacher, compared = _reference(checkpoint, description)
     settings = DataConfig(
         dataset=dataset,
         file=FLAGS.data_file,
@@ -104,6 +77,47 @@ def main(argv: list[str]) -> int:
         }
         files.write_json(pathlib.Path(FLAGS.output), origin | figures)
     return 0
+
+
+def _dataset(path, description):
+    """The name of the data set to read; empty for a file."""
+    from dfkd_jax.data import datasets
+
+    if FLAGS.data_file:
+        return ""
+    dataset = FLAGS.dataset or description.dataset
+    if not dataset:
+        raise ConfigError(
+            f"{path} names no data set: say --dataset={'|'.join(datasets.NAMES)} or "
+            "--data_file=FILE.npz."
+        )
+    spec = datasets.spec(dataset, FLAGS.data_dir)
+    evaluation.check_task(description, spec, source=str(path), setting="--dataset")
+    return dataset
+
+
+def _reference(checkpoint, description):
+    """The teacher to compare with, its path or "" and the network or None."""
+    from dfkd_jax.runtime import progress
+    from dfkd_jax.teachers import weights as teachers
+
+    teacher = FLAGS.teacher or evaluation.find_teacher(checkpoint)
+    if not teacher:
+        if FLAGS.teacher_module:
+            raise ConfigError("--teacher_module: there is no teacher; leave it out.")
+        return "", None
+    options = {"module": FLAGS.teacher_module, "flag": "--teacher_module"}
+    if FLAGS.teacher:
+        _, found = evaluation.load_checkpoint(teachers.find(teacher), **options)
+        evaluation.check_reference(
+            description, found.description, source=f"--teacher={teacher}"
+        )
+        return teacher, found
+    try:
+        return teacher, evaluation.load_teacher(checkpoint, **options)
+    except (CheckpointError, ConfigError) as error:
+        progress.warn(f"Not compared with the teacher of the run. {error}")
+        return "", None
 
 
 if __name__ == "__main__":

@@ -352,14 +352,15 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             "Name a work directory: python -m dfkd_jax.verify runs/mnist/seed0."
         )
-    from dfkd_jax.data import datasets
+    from dfkd_jax.data import held_out
     from dfkd_jax.runtime import parallel, progress
 
-    for name in ("dataset", "data_dir", "raw_dir"):
-        if FLAGS.data_file and FLAGS[name].value:
-            raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
-    if FLAGS.dataset:
-        datasets.spec(FLAGS.dataset, FLAGS.data_dir)
+    held_out.check_flags(
+        dataset=FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        raw_dir=FLAGS.raw_dir,
+        data_file=FLAGS.data_file,
+    )
     sources = Sources(
         module=FLAGS.module,
         teacher_module=FLAGS.teacher_module,

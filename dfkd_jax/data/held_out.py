@@ -56,6 +56,20 @@ class HeldOutSet:
             ) from error
 
 
+def check_flags(*, dataset: str, data_dir: str, raw_dir: str, data_file: str) -> None:
+    """Checks what commands are told of a test set, before anything is read.
+
+    Raises:
+        ConfigError: A flag without effect, or a data set that is not known.
+    """
+    given = {"dataset": dataset, "data_dir": data_dir, "raw_dir": raw_dir}
+    for name, value in given.items():
+        if data_file and value:
+            raise ConfigError(f"--{name} has no effect with --data_file: leave it out.")
+    if dataset:
+        datasets.spec(dataset, data_dir)
+
+
 def preflight(settings: Any) -> tfds.Availability:
     """Whether `load` would work, without reading an image.
 

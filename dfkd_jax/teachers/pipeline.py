@@ -111,27 +111,34 @@ def run(config: TeacherTrainingConfig, workdir: pathlib.Path, *, command: str) -
         manifest = {
             "experiment": config.name,
             "seed": config.seed,
-            "data_free": False,
-            "description": description.to_json(),
-            "parameters": weights.count(variables),
-            "sha256": teacher.sha256,
-            "file_sha256": files.sha256(path),
-            "validation_accuracy": found["validation"]["accuracy"],
-            "test_accuracy": found["test"]["accuracy"],
-            "test_evaluation": found["test"],
+            "command": command,
+            "config": settings,
+            "config_sha256": files.digest(settings),
             "num_training_images": len(real.images),
             "seconds": stopwatch.seconds,
-            "command": command,
-            "machine": parallel.describe(),
-            "versions": versions(),
-            "source": source(),
-            "config_sha256": files.digest(settings),
-            "config": settings,
         }
+        manifest |= _described(teacher, path, found)
         files.write_json(path.with_suffix(".json"), manifest, sealed=True)
         progress.say(evaluation.table(found["test"]))
         progress.say(f"  {path}\n  {path.with_suffix('.json')}")
         return hosts.broadcast_from_process_0(0)
+
+
+def _described(teacher, path, found):
+    """What the manifest says of the network, and of what it was made with."""
+    return {
+        "data_free": False,
+        "description": teacher.description.to_json(),
+        "parameters": weights.count(teacher.variables),
+        "sha256": teacher.sha256,
+        "file_sha256": files.sha256(path),
+        "validation_accuracy": found["validation"]["accuracy"],
+        "test_accuracy": found["test"]["accuracy"],
+        "test_evaluation": found["test"],
+        "machine": parallel.describe(),
+        "versions": versions(),
+        "source": source(),
+    }
 
 
 def _moments(images):
