@@ -388,7 +388,7 @@ def test_ten_lines_make_a_student(student, tmp_path, capsys):
 
 
 @pytest.mark.full
-def test_a_narrower_student_of_flax_starts_from_the_teacher():
+def test_a_narrower_student_starts_from_the_teacher():
     teacher = from_nnx(Nnx(nnx.Rngs(0)), **ABOUT)
     small = {"synthesis": {"num_images": 8, "num_steps": 2}}
     small["distillation"] = {"num_steps": 2, "batch_size": 8, "start": "teacher"}
@@ -402,13 +402,6 @@ def test_a_narrower_student_of_flax_starts_from_the_teacher():
     # Two steps from least squares, on what is a part of the teacher.
     near = np.abs(found[..., None] - theirs[..., None, :]).max((0, 1, 2)).min(1)
     assert near.max() < 0.3
-    with pytest.raises(ConfigError, match=r"keeps its weights otherwise"):
-        distill(
-            from_equinox(*equinox_student(), **ABOUT),
-            equinox_student(),
-            progress=False,
-            **small,
-        )
 
 
 def test_a_pytorch_network_cannot_be_a_student():
