@@ -98,7 +98,7 @@ def _synthesis(synthesis: ConfigDict) -> None:
     synthesis.init_scale = 0.3
     synthesis.total_variation = 5e-4
     synthesis.l2 = 0.0
-    synthesis.batch_norm = 0.3
+    synthesis.batch_norm = 1.5
     synthesis.max_shift = 2
     synthesis.flip = 0.5
 

@@ -199,9 +199,11 @@ class SynthesisConfig:
         l2: Weight of the squared norm of the normalized pixels.
         batch_norm: Weight of the distance between the statistics of the images of a
             device and those that the teacher's BatchNorms keep (DeepInversion), of
-            images alone: what a BatchNorm keeps of dense layers may be of dropout.
-        batch_norm_distance: "absolute" as in DeepInversion, or "relative" to what the
-            teacher keeps, so that layers count alike whatever their scale.
+            images alone: what a BatchNorm keeps of dense layers may be of dropout. The
+            default is for teachers that have such BatchNorms, and nothing to others.
+        batch_norm_distance: The sum over layers of "absolute" distances as in
+            DeepInversion, or the mean of "relative" ones, to what the teacher keeps, so
+            that layers count alike whatever their scale and number.
         max_shift: Largest random shift, in pixels, before the teacher looks.
         flip: Probability that images are mirrored before the teacher looks.
         checkpoint_seconds: A batch that takes longer than this is checkpointed.
@@ -222,7 +224,7 @@ class SynthesisConfig:
     init_scale: float = setting(0.3, **_WEIGHT, needs=("init", partial(ne, "shapes")))
     total_variation: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
     l2: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
-    batch_norm: float = setting(0.0, **_WEIGHT, **_OPTIMIZED)
+    batch_norm: float = setting(10.0, **_WEIGHT, **_OPTIMIZED)
     batch_norm_distance: str = setting(
         "relative", choices=("absolute", "relative"), needs=("batch_norm", bool)
     )

@@ -65,13 +65,19 @@ def settle(
 ) -> tuple[Task, dict[str, dict[str, float]]]:
     """Returns `task` with numbers for zeros left to the teacher, and metadata.
 
-    They are measured once: what `pilot.json` in the work directory says is kept.
+    They are measured once: what `pilot.json` in the work directory says is kept. Where
+    the teacher has no BatchNorms of images, there is no prior of their statistics.
 
     Args:
         task: Of any method.
         find_sigma: Measures that of the targets, where there are any.
     """
     config = task.config
+    synthesis = getattr(config, "synthesis", None)
+    if synthesis and synthesis.batch_norm and not task.teacher.graph().has_batch_norm:
+        synthesis = dataclasses.replace(synthesis, batch_norm=0.0)
+        config = dataclasses.replace(config, synthesis=synthesis)
+        task = dataclasses.replace(task, config=config)
     left = [
         (group, "temperature")
         for group in ("synthesis", "distillation")

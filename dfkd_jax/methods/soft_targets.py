@@ -47,8 +47,12 @@ def check(config: ExperimentConfig, teacher: TrainedNetwork, student: Model) -> 
 
 
 def check_priors(synthesis: SynthesisConfig, teacher: TrainedNetwork) -> None:
-    """Raises ConfigError where a prior needs what the teacher has not."""
-    if synthesis.batch_norm and not teacher.graph().has_batch_norm:
+    """Raises ConfigError where a prior needs what the teacher has not.
+
+    But for the default, which `pilot.settle` takes back then.
+    """
+    left = (0.0, SynthesisConfig().batch_norm)
+    if synthesis.batch_norm not in left and not teacher.graph().has_batch_norm:
         raise ConfigError(
             f"config.synthesis.batch_norm={synthesis.batch_norm} is not possible: the "
             f"teacher {teacher.description.network!r} has no BatchNorm of images "

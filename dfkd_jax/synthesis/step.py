@@ -119,6 +119,8 @@ def make_step(
         distance = sum(
             priors.statistics_distance(*each, relative=relative) for each in moments
         )
+        if relative:
+            distance /= len(moments)
         return features, logits, {"batch_norm": jnp.full(len(images), distance)}
 
     def loss(params, teacher, labels, shift_key, flip_key):

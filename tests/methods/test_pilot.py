@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dfkd_jax.config import DistillationConfig, SynthesisConfig, TargetsConfig
+from dfkd_jax.errors import ConfigError
 from dfkd_jax.methods import pilot, soft_targets
 from dfkd_jax.models.network import Linen
 from dfkd_jax.runtime import files, rng
@@ -44,10 +45,10 @@ class Config:
     distillation: DistillationConfig
 
 
-def config(sigma=0.0, temperature=0.0):
+def config(sigma=0.0, temperature=0.0, batch_norm=0.0):
     return Config(
         targets=TargetsConfig(sigma=sigma),
-        synthesis=SynthesisConfig(temperature=temperature),
+        synthesis=SynthesisConfig(temperature=temperature, batch_norm=batch_norm),
         distillation=DistillationConfig(temperature=temperature),
     )
 
@@ -108,9 +109,26 @@ def test_methods_without_targets_have_their_temperature(tmp_path):
 def test_a_temperature_that_nothing_looks_at_is_not_measured(tmp_path):
     idle = dataclasses.replace(
         config(sigma=1.0),
-        synthesis=SynthesisConfig(num_steps=0, init="normal"),
+        synthesis=SynthesisConfig(num_steps=0, init="normal", batch_norm=0.0),
         distillation=DistillationConfig(loss="l1"),
     )
     settled, metadata = pilot.settle(Task(idle, teacher(), tmp_path))
     assert settled.config == idle and not metadata
     assert not (tmp_path / "pilot.json").exists()
+
+
+def test_a_prior_of_batch_norms_for_teachers_that_have_some(tmp_path):
+    module = custom_nets.SmallCnn(width=2)
+    variables = Linen(module).init(jax.random.key(0), SHAPE)
+    normed = described.network(module, variables, SHAPE)
+    default = SynthesisConfig().batch_norm
+    for network, expected in ((teacher(), 0.0), (normed, default)):
+        task = Task(config(2.0, 3.0, default), network, tmp_path)
+        soft_targets.check_priors(task.config.synthesis, network)
+        settled, _ = pilot.settle(task)
+        assert settled.config.synthesis.batch_norm == expected
+    assert expected > 0
+    asked = SynthesisConfig(batch_norm=3.0)
+    soft_targets.check_priors(asked, normed)
+    with pytest.raises(ConfigError, match="no BatchNorm of images"):
+        soft_targets.check_priors(asked, teacher())

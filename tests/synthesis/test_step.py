@@ -63,7 +63,15 @@ def noise(pixels, optimizer):
     return jax.jit(lambda key, index: init((None, key), (index, None)))
 
 
-def make(*, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0):
+def make(
+    *,
+    num_steps,
+    max_shift=0,
+    flip=0.0,
+    factors=(1,),
+    batch_norm=0.0,
+    distance="absolute",
+):
     pixels = parameterization.grids(SHAPE, factors=factors, init_scale=0.5)
     optimizer = optax.adam(RATE)
     return noise(pixels, optimizer), jax.jit(
@@ -76,7 +84,7 @@ def make(*, num_steps, max_shift=0, flip=0.0, factors=(1,), batch_norm=0.0):
             total_variation=VARIATION,
             l2=L2,
             batch_norm=batch_norm,
-            batch_norm_distance="absolute",
+            batch_norm_distance=distance,
             max_shift=max_shift,
             flip=flip,
             num_steps=num_steps,
@@ -282,6 +290,32 @@ def test_batch_norm_prior_by_hand(normed):
         metrics["cross_entropy"], others["cross_entropy"], rtol=1e-5
     )
     assert "batch_norm" not in others
+
+
+class TwiceNormed(Normed):
+    """With two BatchNorms of images, of which the second is ten times as far off."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        norm = {"use_running_average": not train, "epsilon": 0.0}
+        nn.BatchNorm(name="again", **norm)(images)
+        return super().__call__(10 * images, train=train)
+
+
+@pytest.mark.parametrize(("distance", "share"), [("absolute", 1), ("relative", 0.5)])
+def test_relative_distances_are_a_mean_over_layers(distance, share):
+    module = TwiceNormed()
+    found = module.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    twice = described.network(module, found, SHAPE, num_classes=3)
+    init, steps = make(num_steps=1, batch_norm=0.7, distance=distance)
+    start = init(KEY, jnp.arange(4))
+    images = np.asarray(start.params[0], np.float64)
+    # Means of 0 and variances of 1 are kept, so that both distances are the same.
+    expected = sum(
+        abs((k * images).mean()) + abs((k * images).var() - 1) for k in (1, 10)
+    )
+    metrics = steps(start, twice, LABELS, KEY)[1]
+    np.testing.assert_allclose(metrics["batch_norm"], [share * expected], rtol=1e-4)
 
 
 def test_batch_norm_prior_is_met_and_statistics_stay(normed):

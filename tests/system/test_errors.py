@@ -76,8 +76,8 @@ def _assert_error(lab, command, status, *phrases):
             ["config.targets.feature_layer='dense_3'", "dense_2"],
         ),
         (
-            [CONFIG, "--config.synthesis.batch_norm=10"],
-            ["config.synthesis.batch_norm=10.0", "no BatchNorm", "Set it to 0"],
+            [CONFIG, "--config.synthesis.batch_norm=3"],
+            ["config.synthesis.batch_norm=3.0", "no BatchNorm", "Set it to 0"],
         ),
         ([CONFIG, "--config.data.dataset=mnits"], ["mnits", '"mnist"']),
         (
