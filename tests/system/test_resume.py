@@ -132,7 +132,7 @@ def _run_as_before(arguments):
 def test_settings_without_effect_are_not_recorded(toys, tmp_path):
     """And where an earlier release recorded them, its run goes on and verifies."""
     workdir = tmp_path / "run"
-    changes = {"targets__distribution": "one_hot"}
+    changes = {"targets__distribution": "one_hot", "synthesis__batch_norm": 0.0}
     command = toys.runner.call(_run_as_before, toys.arguments(workdir, **changes))
     command.kill_when(lambda: len(shards(workdir)) >= 2)
     made, record = shards(workdir), (workdir / "run.json").read_bytes()
