@@ -60,7 +60,7 @@ def case(name: str) -> Case:
             name=name,
             teacher=Network(model=model, variables=variables, description=description),
             feature_layer=config.targets.feature_layer,
-            synthesis=config.synthesis,
+            synthesis=dataclasses.replace(config.synthesis, batch_norm=0.0),
             distillation=config.distillation,
         )
     return Case(
@@ -84,6 +84,7 @@ def case(name: str) -> Case:
             init="normal",
             grid_factors=(1,),
             pixel_bounds="none",
+            batch_norm=0.0,
             max_shift=0,
         ),
         distillation=DistillationConfig(

@@ -589,13 +589,20 @@ class Graph:
 
     def bias(self, variables: Any, name: str) -> Any:
         """What a layer adds, `[units]`; None if it adds nothing."""
+        var = self._added(name)
+        if var is None:
+            return None
+        env = self._env(variables)
+        (value,) = jaxprs.interpret(jaxprs.needed(self._eqns, [var]), env, [var])
+        return jnp.broadcast_to(value.reshape(-1), (self.layers[name].num_units,))
+
+    def _added(self, name):
+        """The value that a layer with a kernel adds, or None."""
         eqn = self._maker[self._places[name].var]
         if name not in self._layer_eqns or eqn.primitive.name not in _ADDITIONS:
             return None
         (var,) = [v for v in jaxprs.variables(eqn.invars) if v not in self._of_images]
-        env = self._env(variables)
-        (value,) = jaxprs.interpret(jaxprs.needed(self._eqns, [var]), env, [var])
-        return jnp.broadcast_to(value.reshape(-1), (self.layers[name].num_units,))
+        return var
 
     def statistics(self, variables: Any, name: str) -> tuple[Any, Any]:
         """Running mean and variance of a BatchNorm, `[features]` each."""
@@ -667,10 +674,9 @@ class Graph:
 
     def bias_leaf(self, name: str) -> str | None:
         """Path of what a layer adds, one number a unit; None if it adds nothing."""
-        eqn = self._maker[self._places[name].var]
-        if eqn.primitive.name not in _ADDITIONS:
+        var = self._added(name)
+        if var is None:
             return None
-        (var,) = [v for v in jaxprs.variables(eqn.invars) if v not in self._of_images]
         (path,) = self._sources[var]
         is_whole = self._leaf_vars[path].aval.size == self.layers[name].num_units
         return path if is_whole else None

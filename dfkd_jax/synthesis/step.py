@@ -120,7 +120,7 @@ def make_step(
             priors.statistics_distance(*each, relative=relative) for each in moments
         )
         if relative:
-            distance /= max(len(moments), 1)
+            distance /= len(moments)
         return features, logits, {"batch_norm": jnp.full(len(images), distance)}
 
     def loss(params, teacher, labels, shift_key, flip_key):
